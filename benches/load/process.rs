@@ -1,0 +1,145 @@
+//! A child process and what the kernel counts of it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::http::{Connection, write_get};
+
+pub struct Process {
+    child: Child,
+    pub address: SocketAddr,
+}
+
+impl Process {
+    /// Starts the command and asks for `path` until it answers 200; gives the time that took.
+    pub async fn start(command: &mut Command, address: SocketAddr, path: &str) -> Result<(Self, Duration)> {
+        let started = Instant::now();
+        let child = command.stdin(Stdio::null()).spawn().with_context(|| format!("starting {command:?}"))?;
+        let mut process = Self { child, address };
+        let mut request = Vec::new();
+        write_get(&mut request, &address.to_string(), path, "");
+        let mut connection = Connection::new(address);
+        loop {
+            if connection.exchange(&request).await.is_ok_and(|answer| answer.status == 200) {
+                return Ok((process, started.elapsed()));
+            }
+            if let Some(status) = process.child.try_wait()? {
+                bail!("{command:?} ended with {status} before it answered");
+            }
+            if started.elapsed() > Duration::from_secs(20) {
+                bail!("{command:?} does not answer {path}");
+            }
+            tokio::time::sleep(Duration::from_micros(500)).await;
+        }
+    }
+
+    /// SIGTERM, and the time until the process is gone.
+    pub async fn stop(mut self) -> Result<Duration> {
+        let started = Instant::now();
+        Command::new("kill").arg("-TERM").arg(self.child.id().to_string()).status().context("kill")?;
+        while self.child.try_wait()?.is_none() {
+            if started.elapsed() > Duration::from_secs(30) {
+                bail!("the server does not end on SIGTERM");
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        Ok(started.elapsed())
+    }
+
+    pub fn cpu(&self) -> Result<Cpu> {
+        Cpu::read(&PathBuf::from(format!("/proc/{}", self.child.id())))
+    }
+
+    /// Resident memory in bytes now, and the most there has been since the last `forget_peak`.
+    pub fn memory(&self) -> Result<(u64, u64)> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let field = |name: &str| -> Result<u64> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).context("/proc/PID/status")?;
+            let kib: u64 = line.split_whitespace().next().context("VmRSS")?.parse()?;
+            Ok(kib * 1024)
+        };
+        Ok((field("VmRSS:")?, field("VmHWM:")?))
+    }
+
+    pub fn forget_peak(&self) -> Result<()> {
+        fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5").context("clear_refs")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Already gone after `stop`; otherwise an error ended the run early.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Processor time of a process: per thread to the nanosecond, and in total by the tick.
+pub struct Cpu {
+    threads: BTreeMap<String, u64>,
+    ticks: u64,
+}
+
+impl Cpu {
+    /// Of this process.
+    pub fn own() -> Result<Self> {
+        Self::read(Path::new("/proc/self"))
+    }
+
+    fn read(process: &Path) -> Result<Self> {
+        let mut threads = BTreeMap::new();
+        for task in fs::read_dir(process.join("task")).context("the server is gone")? {
+            let task = task?;
+            // A thread may end between the listing and the reading.
+            if let Ok(line) = fs::read_to_string(task.path().join("schedstat")) {
+                let on_cpu = line.split_whitespace().next().context("schedstat")?.parse()?;
+                threads.insert(task.file_name().to_string_lossy().into_owned(), on_cpu);
+            }
+        }
+        let stat = fs::read_to_string(process.join("stat"))?;
+        let after_name = stat.rsplit_once(')').context("/proc/PID/stat")?.1;
+        let ticks = after_name.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+        Ok(Self { threads, ticks })
+    }
+
+    /// Time used since `before`. Threads that ended in between are only in the ticks, so then those decide.
+    pub fn since(&self, before: &Self) -> Duration {
+        if before.threads.keys().all(|thread| self.threads.contains_key(thread)) {
+            let used = |(thread, now): (&String, &u64)| now - before.threads.get(thread).copied().unwrap_or(0);
+            return Duration::from_nanos(self.threads.iter().map(used).sum());
+        }
+        Duration::from_millis((self.ticks - before.ticks) * 10)
+    }
+}
+
+/// Processor time of the calling thread so far.
+pub fn thread_cpu() -> Result<Duration> {
+    let line = fs::read_to_string("/proc/thread-self/schedstat")?;
+    Ok(Duration::from_nanos(line.split_whitespace().next().context("schedstat")?.parse()?))
+}
+
+/// A loopback address nobody listens on.
+pub fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+/// Bytes of all files below `folder`.
+pub fn folder_size(folder: &Path) -> Result<u64> {
+    let mut total = 0;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            total += folder_size(&entry.path())?;
+        } else if kind.is_file() {
+            total += entry.metadata()?.len();
+        }
+    }
+    Ok(total)
+}

@@ -1,0 +1,122 @@
+//! A sign-in storm beside a steady refresh load: token traffic must not wait behind Argon2.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use tokio::task::JoinSet;
+
+use crate::browser::{Browser, SignIn};
+use crate::drive::{Run, Span, pace};
+use crate::http::Connection;
+use crate::operations::{Pool, Refresh};
+use crate::process::Process;
+use crate::report::{Report, mib};
+use crate::server::{Client, Endpoint};
+use crate::{USERS, millis, user_name};
+
+/// The steady load: this many connections, each with a refresh every `INTERVAL`.
+const REFRESHERS: usize = 8;
+const INTERVAL: Duration = Duration::from_millis(20);
+
+pub struct Storm<'a> {
+    pub server: &'a Process,
+    pub endpoint: Endpoint,
+    pub web: &'a Client,
+    pub chains: &'a Pool,
+    pub access_tokens: &'a Pool,
+    pub attempts: usize,
+    pub span: Duration,
+}
+
+/// What the attempts saw.
+#[derive(Default)]
+struct Seen {
+    over: Cell<bool>,
+    /// By the status of the answer to the form; 303 = signed in.
+    answers: RefCell<BTreeMap<u16, u64>>,
+    without_retry_after: Cell<u64>,
+    spans: RefCell<Vec<Duration>>,
+    failures: RefCell<BTreeMap<String, u64>>,
+}
+
+impl Storm<'_> {
+    pub async fn run(&self, report: &mut Report) -> Result<()> {
+        let quiet = self.refresh().await?;
+        let (memory_before, _) = self.server.memory()?;
+        self.server.forget_peak()?;
+
+        let seen = Rc::new(Seen::default());
+        let mut attempts = JoinSet::new();
+        for index in 0..self.attempts {
+            attempts.spawn_local(attempt_again(self.endpoint, self.web.clone(), index, Rc::clone(&seen)));
+        }
+        let stormy = self.refresh().await?;
+        seen.over.set(true);
+        while attempts.join_next().await.is_some() {}
+        let (_, peak) = self.server.memory()?;
+
+        Report::section(&format!("Sign-in storm: {} attempts at once beside a steady refresh load", self.attempts));
+        report.run("refresh, quiet", &quiet);
+        report.run("refresh, storm", &stormy);
+        let (before, during) = (millis(quiet.percentile(99)), millis(stormy.percentile(99)));
+        let within = (during / 50.0).max(during / (2.0 * before));
+        report.figure(
+            "refresh p99",
+            &format!("{before:.2} ms -> {during:.2} ms"),
+            Some(("2 x quiet and 50 ms", within)),
+        );
+        let answers: Vec<String> =
+            seen.answers.borrow().iter().map(|(status, count)| format!("{count} x {status}")).collect();
+        report.figure("answers to the form", &answers.join(", "), None);
+        report.figure("503 without Retry-After", &seen.without_retry_after.get().to_string(), None);
+        let mut spans = seen.spans.take();
+        spans.sort_unstable();
+        let at = |percent: usize| spans.get((spans.len() * percent / 100).min(spans.len().saturating_sub(1))).copied();
+        let [middle, most] = [50, 99].map(|percent| millis(at(percent).unwrap_or_default()));
+        let attempts = format!("p50 {middle:.0} ms, p99 {most:.0} ms");
+        report.figure("a whole attempt", &attempts, Some(("2 s", most / 2000.0)));
+        for (failure, count) in seen.failures.take() {
+            report.figure("failed", &format!("{count} x {failure}"), Some(("none", 2.0)));
+        }
+        report.figure("resident memory, before -> peak", &format!("{} -> {}", mib(memory_before), mib(peak)), None);
+        Ok(())
+    }
+
+    async fn refresh(&self) -> Result<Run> {
+        let host = self.endpoint.host();
+        let operations =
+            (0..REFRESHERS).map(|_| Refresh::new(&host, self.web, self.chains, self.access_tokens)).collect();
+        let span = Span { warm_up: Duration::from_secs(1), measured: self.span, count: u64::MAX };
+        pace(self.server, span, operations, INTERVAL).await
+    }
+}
+
+/// One person who tries again and again, and waits when told to.
+async fn attempt_again(endpoint: Endpoint, web: Client, index: usize, seen: Rc<Seen>) {
+    let mut connection = Connection::new(endpoint.address);
+    let user = user_name(index % USERS);
+    while !seen.over.get() {
+        let started = Instant::now();
+        let outcome = Browser::default().sign_in(endpoint, &mut connection, &web, &user).await;
+        seen.spans.borrow_mut().push(started.elapsed());
+        let status = match outcome {
+            Ok(SignIn::Code(_)) => 303,
+            Ok(SignIn::Refused { status, retry_after }) => {
+                if status == 503 && retry_after.is_none() {
+                    seen.without_retry_after.set(seen.without_retry_after.get() + 1);
+                }
+                tokio::time::sleep(Duration::from_secs(retry_after.unwrap_or(1).min(2))).await;
+                status
+            }
+            Err(error) => {
+                *seen.failures.borrow_mut().entry(format!("{error:#}")).or_default() += 1;
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                continue;
+            }
+        };
+        *seen.answers.borrow_mut().entry(status).or_default() += 1;
+    }
+}

@@ -1,0 +1,12 @@
+DROP TABLE throttles;
+DROP TABLE assertion_ids;
+DROP TABLE revocations;
+DROP TABLE grants;
+DROP TABLE consents;
+DROP TABLE flows;
+DROP TABLE sessions;
+DROP TABLE signing_keys;
+DROP TABLE resources;
+DROP TABLE clients;
+DROP TABLE users;
+DROP TABLE counters;

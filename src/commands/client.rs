@@ -1,0 +1,224 @@
+//! `client`: the applications that get tokens. Metadata goes in and comes out in the words of RFC 7591.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use clap::Subcommand;
+use countersign::crypto::opaque::ClientSecret;
+use countersign::domain::client::Client;
+use countersign::domain::ids::ClientId;
+use countersign::protocol::metadata::ClientMetadata;
+use countersign::protocol::redirect_uri::RedirectUri;
+use secrecy::ExposeSecret as _;
+use serde_json::{Map, Value};
+
+use super::terminal::{deliver, pretty, print, print_json, read_object, table, warn};
+use super::{Context, parse_span};
+
+/// A secret that everybody has had time to replace for a month is to go.
+const LONGEST_KEEP: Duration = Duration::from_hours(30 * 24);
+
+#[derive(Subcommand)]
+pub enum ClientCommand {
+    /// Register an application
+    ///
+    /// Reads client metadata (RFC 7591 section 2) as a JSON object and answers with the registration response (section
+    /// 3.2.1). The `client_secret` in it, which a client gets unless its `token_endpoint_auth_method` is `none` or
+    /// `private_key_jwt`, is shown this once and never again: only a digest is kept. Unknown members are left out, with
+    /// a warning on standard error.
+    ///
+    /// Beside the members of RFC 7591 and OpenID Connect Registration we know `access_token_signing_alg` (ES256, RS256,
+    /// EdDSA), `require_pkce` (true), `skip_consent` (false; true for your own applications), and `resources` (the
+    /// resource identifiers that the client may have tokens for; all, when absent).
+    #[command(after_long_help = manual!(
+        prints "the registration response as JSON, and nothing else",
+        example "echo '{\"client_name\": \"Shop\", \"redirect_uris\": [\"https://shop.example.com/callback\"],\n  \
+                 \x20     \"grant_types\": [\"authorization_code\", \"refresh_token\"]}' | countersign client create -"
+    ))]
+    Create {
+        /// The file with the JSON object; - for standard input
+        #[arg(value_name = "FILE|-")]
+        file: PathBuf,
+    },
+    /// List all clients
+    ///
+    /// One line for each, the oldest first.
+    #[command(after_long_help = manual!(
+        prints "identifier, name, authentication method and time of creation in columns; with --json an array",
+        example "countersign client list"
+    ))]
+    List {
+        /// Print JSON, each client as `client show` prints it
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one client
+    ///
+    /// Shows the metadata in the words of RFC 7591. The secret is not kept and cannot be shown.
+    #[command(after_long_help = manual!(
+        prints "the client's registration as JSON, without a secret",
+        example "countersign client show client_0f4c…"
+    ))]
+    Show {
+        /// The client's identifier
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+    /// Remove a client, and end all that it was given
+    ///
+    /// Grants, refresh tokens and access tokens of the client end, and users' consents to it are forgotten. It cannot
+    /// be undone. Resource servers that check access tokens without asking us believe them until they expire.
+    #[command(after_long_help = manual!(
+        prints "that it is done",
+        example "countersign client delete client_0f4c…"
+    ))]
+    Delete {
+        /// The client's identifier
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+    /// Give a client a new secret
+    ///
+    /// The old secret is refused from now on, or after --keep-old, which gives time to bring the new one to every place
+    /// that uses it. Two secrets are good at most: a second rotation ends the oldest. Tokens stay valid.
+    #[command(after_long_help = manual!(
+        prints "client_id, client_secret and client_secret_expires_at (0: never) as JSON, and nothing else",
+        example "countersign client rotate-secret client_0f4c… --keep-old 1d"
+    ))]
+    RotateSecret {
+        /// The client's identifier
+        #[arg(value_name = "ID")]
+        id: String,
+        /// How long the old secret stays good, up to 30d
+        #[arg(long, value_name = "SPAN", default_value = "0s", value_parser = keep_old)]
+        keep_old: Duration,
+    },
+}
+
+fn keep_old(text: &str) -> Result<Duration, String> {
+    parse_span(text, &(Duration::ZERO..=LONGEST_KEEP))
+}
+
+impl ClientCommand {
+    pub async fn run(self, ctx: Context) -> anyhow::Result<()> {
+        match self {
+            Self::Create { file } => create(&ctx, read_object(&file)?).await,
+            Self::List { json } => list(&ctx, json).await,
+            Self::Show { id } => print_json(&registration(&find(&ctx, &id).await?, None)?),
+            Self::Delete { id } => {
+                let client = find(&ctx, &id).await?;
+                if !ctx.store.delete_client(client.id, ctx.now).await? {
+                    return Err(unknown(&id));
+                }
+                print(&format!("Deleted client {id}; its grants, tokens and consents have ended."))
+            }
+            Self::RotateSecret { id, keep_old } => rotate_secret(&ctx, &id, keep_old).await,
+        }
+    }
+}
+
+fn unknown(id: &str) -> anyhow::Error {
+    anyhow!("there is no client {id}; `countersign client list` shows them all")
+}
+
+async fn find(ctx: &Context, id: &str) -> anyhow::Result<Client> {
+    let clients = ctx.store.registry().await?.clients;
+    clients.into_iter().find(|client| client.id.as_str() == id).ok_or_else(|| unknown(id))
+}
+
+async fn create(ctx: &Context, members: Map<String, Value>) -> anyhow::Result<()> {
+    let metadata = ClientMetadata::parse(&members).map_err(|error| match wrong_redirect_uri(&members) {
+        Some(uri) => anyhow!("{uri:?}: {}", error.description),
+        None => anyhow!(error.description),
+    })?;
+    warn_of_what_is_ignored(&members, &metadata)?;
+    warn_of_missing_resources(ctx, &metadata).await?;
+    let secret = metadata.token_endpoint_auth_method.has_secret().then(ClientSecret::mint).transpose()?;
+    let digest = secret.as_ref().map(ClientSecret::digest);
+    let client = Client::new(ClientId::random(), metadata, digest, ctx.now);
+    let response = registration(&client, secret.as_ref())?;
+    let id = client.id.clone();
+    ctx.store.create_client(client).await?;
+    deliver(&pretty(&response)).with_context(|| {
+        format!("client {id} is registered, but its answer was not delivered; delete it or rotate its secret")
+    })
+}
+
+/// The entry that alone makes the metadata wrong.
+fn wrong_redirect_uri(members: &Map<String, Value>) -> Option<&str> {
+    let lists =
+        ["redirect_uris", "post_logout_redirect_uris"].into_iter().filter_map(|name| members.get(name)?.as_array());
+    lists.flatten().filter_map(Value::as_str).find(|uri| RedirectUri::parse(uri).is_err())
+}
+
+/// Names what was given and is not registered. Empty lists are the same as none.
+fn warn_of_what_is_ignored(members: &Map<String, Value>, metadata: &ClientMetadata) -> anyhow::Result<()> {
+    let kept = serde_json::to_value(metadata)?;
+    let empty = |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty);
+    for (name, _) in members.iter().filter(|(name, value)| !empty(value) && kept.get(name.as_str()).is_none()) {
+        warn(&format!("`{name}` is not a member that we know; it was ignored"));
+    }
+    Ok(())
+}
+
+async fn warn_of_missing_resources(ctx: &Context, metadata: &ClientMetadata) -> anyhow::Result<()> {
+    let known = ctx.store.registry().await?.resources;
+    for wanted in metadata.resources.iter().flatten() {
+        if *wanted != ctx.config.access_token.audience && known.iter().all(|resource| resource.identifier != *wanted) {
+            warn(&format!("there is no resource {wanted} yet; `countersign resource create` registers it"));
+        }
+    }
+    Ok(())
+}
+
+/// RFC 7591 section 3.2.1. `client_secret_expires_at` goes with a secret alone.
+fn registration(client: &Client, secret: Option<&ClientSecret>) -> anyhow::Result<Value> {
+    let mut members = Map::new();
+    members.insert("client_id".to_owned(), client.id.as_str().into());
+    members.insert("client_id_issued_at".to_owned(), client.created_at.seconds().into());
+    if let Some(secret) = secret {
+        members.insert("client_secret".to_owned(), secret.reveal().expose_secret().into());
+        members.insert("client_secret_expires_at".to_owned(), 0.into());
+    }
+    let Value::Object(metadata) = serde_json::to_value(&client.metadata)? else { bail!("metadata is not an object") };
+    members.extend(metadata);
+    Ok(members.into())
+}
+
+async fn list(ctx: &Context, json: bool) -> anyhow::Result<()> {
+    let mut clients = ctx.store.registry().await?.clients;
+    clients.sort_by(|one, other| (one.created_at, one.id.as_str()).cmp(&(other.created_at, other.id.as_str())));
+    if json {
+        let all = clients.iter().map(|client| registration(client, None)).collect::<anyhow::Result<Value>>()?;
+        return print_json(&all);
+    }
+    let row = |client: &Client| {
+        let method = serde_json::to_value(client.metadata.token_endpoint_auth_method)?;
+        Ok([
+            client.id.to_string(),
+            client.metadata.client_name.clone().unwrap_or_default(),
+            method.as_str().unwrap_or_default().to_owned(),
+            client.created_at.to_string(),
+        ])
+    };
+    let rows = clients.iter().map(row).collect::<anyhow::Result<_>>()?;
+    print(&table(["ID", "NAME", "AUTHENTICATION", "CREATED"], rows))
+}
+
+async fn rotate_secret(ctx: &Context, id: &str, keep_old: Duration) -> anyhow::Result<()> {
+    let client = find(ctx, id).await?;
+    if !client.metadata.token_endpoint_auth_method.has_secret() {
+        bail!("client {id} has no secret to rotate: it is public, or signs with a key of its own");
+    }
+    let secret = ClientSecret::mint()?;
+    if !ctx.store.rotate_client_secret(client.id, secret.digest(), ctx.now.plus(keep_old)).await? {
+        return Err(unknown(id));
+    }
+    let response = serde_json::json!({
+        "client_id": id,
+        "client_secret": secret.reveal().expose_secret(),
+        "client_secret_expires_at": 0,
+    });
+    deliver(&pretty(&response)).context("the secret was changed, but not delivered; rotate it again")
+}

@@ -1,0 +1,242 @@
+//! The command line. Each command checks its input, does one operation of the store and prints the outcome; all of them
+//! work beside a running server, which sees the change within a second or two.
+
+/// The lower half of a command's `--help`: what it prints, an example, the exit codes.
+macro_rules! manual {
+    (prints $prints:literal, example $example:literal) => {
+        concat!(
+            "Prints:\n  ",
+            $prints,
+            "\n\nExample:\n  ",
+            $example,
+            "\n\nExit codes:\n  0  done\n  1  failed; standard error says why, one line for each problem\n  \
+             2  the command line is not right"
+        )
+    };
+}
+
+mod client;
+mod key;
+mod resource;
+mod terminal;
+mod user;
+
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use countersign::app;
+use countersign::clock::{Clock, UnixTime};
+use countersign::config::{self, Config, DEFAULT_FILE, DatabaseUrl, KeySource};
+use countersign::store::Store;
+
+pub use terminal::complain;
+use terminal::{fields, print};
+
+/// Countersign, an OAuth 2 / OpenID Connect identity provider
+///
+/// Countersign signs people in and gives applications tokens. Without a command it serves; without any configuration it
+/// serves in development mode, on this machine only, with a demo user and a demo application to try it with.
+///
+/// The other commands administer users, clients, resources and signing keys in the same database. They work beside a
+/// running server, which sees the change within a second or two.
+#[derive(Parser)]
+#[command(
+    name = "countersign",
+    version,
+    after_long_help = manual!(
+        prints "what the command's own --help says; errors and warnings go to standard error",
+        example "countersign                     serve\n  countersign config check        is all right with it?\n  \
+                 countersign user create --help  the manual of one command"
+    )
+)]
+pub struct Cli {
+    /// The configuration file [default: countersign.toml, where there is one]
+    ///
+    /// Each setting is also an environment variable, which wins over the file: `COUNTERSIGN_` and the path in capitals,
+    /// two underscores between levels, such as `COUNTERSIGN_ACCESS_TOKEN__LIFETIME`. countersign.example.toml explains
+    /// them all.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve until told to stop (what happens without a command)
+    ///
+    /// Makes the data directory, the database and the signing keys where there are none, brings the database up to
+    /// date, and serves until SIGTERM or SIGINT, upon which running requests are answered first. One server at a time
+    /// serves a SQLite database; a second one refuses to start.
+    #[command(after_long_help = manual!(
+        prints "where to go, on standard output; the log, on standard error",
+        example "COUNTERSIGN_ISSUER=https://id.example.com COUNTERSIGN_TRUSTED_PROXIES=127.0.0.1 countersign serve"
+    ))]
+    Serve,
+    /// Check the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Create, show and change the people who sign in
+    #[command(subcommand)]
+    User(user::UserCommand),
+    /// Register, show and remove the applications that get tokens
+    #[command(subcommand)]
+    Client(client::ClientCommand),
+    /// Register, show and remove the APIs that access tokens are for
+    #[command(subcommand)]
+    Resource(resource::ResourceCommand),
+    /// Show and rotate the keys that sign tokens
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    /// Look after the database
+    #[command(subcommand)]
+    Db(DbCommand),
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Say whether the configuration is right, and what is wrong
+    ///
+    /// Reads the configuration file and the `COUNTERSIGN_*` environment just as the server does. Every problem gets a
+    /// line that names the place and what would be right. Makes no file or directory and opens no database.
+    #[command(after_long_help = manual!(
+        prints "that all is fine, and the settings that matter most; no secret",
+        example "countersign config check --config /etc/countersign/countersign.toml"
+    ))]
+    Check,
+}
+
+#[derive(Subcommand)]
+enum DbCommand {
+    /// Make the database or bring it up to date
+    ///
+    /// Makes the data directory and the database where there are none and runs the migrations that are missing. The
+    /// server and every other command do the same at their start; this is for doing it apart, before an upgrade's first
+    /// start for example. Runs twice without harm. A database of a newer version is left alone and is an error.
+    #[command(after_long_help = manual!(
+        prints "which database is up to date",
+        example "countersign db migrate --config /etc/countersign/countersign.toml"
+    ))]
+    Migrate,
+}
+
+/// What a command works with.
+struct Context {
+    config: Config,
+    store: Store,
+    now: UnixTime,
+}
+
+/// Runs the command.
+pub fn run(cli: Cli) -> anyhow::Result<()> {
+    let config = Config::load(cli.config.as_deref(), config::environment())?;
+    match cli.command {
+        None | Some(Command::Serve) => Ok(app::serve(config)?),
+        Some(Command::Config(ConfigCommand::Check)) => check(&config, cli.config.as_deref()),
+        Some(Command::User(command)) => with_store(config, |ctx| command.run(ctx)),
+        Some(Command::Client(command)) => with_store(config, |ctx| command.run(ctx)),
+        Some(Command::Resource(command)) => with_store(config, |ctx| command.run(ctx)),
+        Some(Command::Key(command)) => with_store(config, |ctx| command.run(ctx)),
+        Some(Command::Db(DbCommand::Migrate)) => {
+            app::open_store(&config)?;
+            print(&format!("{} is up to date.", database(&config)))
+        }
+    }
+}
+
+fn with_store<F: Future<Output = anyhow::Result<()>>>(
+    config: Config,
+    command: impl FnOnce(Context) -> F,
+) -> anyhow::Result<()> {
+    let store = app::open_store(&config)?;
+    let now = Clock::System.now();
+    actix_web::rt::System::new().block_on(command(Context { config, store, now }))
+}
+
+fn database(config: &Config) -> String {
+    match &config.database_url {
+        DatabaseUrl::Sqlite(path) => format!("sqlite://{}", path.display()),
+        // The rest of it may hold a password.
+        DatabaseUrl::Postgres(_) => "postgres://…".to_owned(),
+    }
+}
+
+fn check(config: &Config, file: Option<&Path>) -> anyhow::Result<()> {
+    let file = file.unwrap_or(Path::new(DEFAULT_FILE));
+    let verdict = if file.exists() {
+        format!("{} is fine, and so is the environment.", file.display())
+    } else {
+        format!("There is no {} here; the environment and the defaults are fine.", file.display())
+    };
+    let mode = if config.development { "development, for this machine only" } else { "production" };
+    let tls = if config.tls.is_some() { "served here" } else { "not served here" };
+    let key = match &config.key_encryption_key {
+        KeySource::Inline(_) => "given".to_owned(),
+        KeySource::File(path) => format!("in {}", path.display()),
+    };
+    let settings = fields(&[
+        ("issuer", config.issuer.to_string()),
+        ("mode", mode.to_owned()),
+        ("listen", config.listen.to_string()),
+        ("TLS", tls.to_owned()),
+        ("data directory", config.data_dir.display().to_string()),
+        ("database", database(config)),
+        ("key-encryption key", key),
+    ]);
+    print(&format!("{verdict}\n{settings}"))
+}
+
+/// A span of time of whole seconds inside the range.
+fn parse_span(text: &str, range: &RangeInclusive<Duration>) -> Result<Duration, String> {
+    let wanted = || {
+        let (least, most) = (humantime::format_duration(*range.start()), humantime::format_duration(*range.end()));
+        format!("write a span of whole seconds such as 90s, 10m or 1h, from {least} to {most}")
+    };
+    let span = humantime::parse_duration(text).ok().filter(|span| span.subsec_nanos() == 0 && range.contains(span));
+    span.ok_or_else(wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_well_formed_and_serves_by_default() {
+        Cli::command().debug_assert();
+        assert!(Cli::try_parse_from(["countersign"]).unwrap().command.is_none());
+        let cli = Cli::try_parse_from(["countersign", "user", "list", "--config", "x.toml"]).unwrap();
+        assert_eq!(cli.config.as_deref(), Some(Path::new("x.toml")));
+    }
+
+    #[test]
+    fn every_command_has_a_manual() {
+        fn look(command: &clap::Command) {
+            for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help") {
+                if inner.has_subcommands() {
+                    look(inner);
+                    continue;
+                }
+                let name = inner.get_name();
+                assert!(inner.get_long_about().is_some(), "{name} says what it does");
+                let manual = inner.get_after_long_help().map(ToString::to_string).unwrap_or_default();
+                for part in ["Prints:", "Example:", "Exit codes:"] {
+                    assert!(manual.contains(part), "{name}: {part}");
+                }
+            }
+        }
+        look(&Cli::command());
+    }
+
+    #[test]
+    fn spans_are_whole_seconds_inside_their_bounds() {
+        let range = Duration::from_secs(1)..=Duration::from_hours(24);
+        assert_eq!(parse_span("10m", &range), Ok(Duration::from_mins(10)));
+        for bad in ["", "10", "soon", "0s", "500ms", "25h", "-1s"] {
+            assert!(parse_span(bad, &range).is_err(), "{bad}");
+        }
+    }
+}

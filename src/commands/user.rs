@@ -1,0 +1,300 @@
+//! `user`: the people who sign in.
+
+use std::path::PathBuf;
+
+use anyhow::{anyhow, bail, ensure};
+use clap::Subcommand;
+use countersign::config::PasswordConfig;
+use countersign::crypto::password::PasswordHasher;
+use countersign::domain::ids::UserId;
+use countersign::domain::user::{User, check_claims, check_email, check_name};
+use countersign::store::{NewUser, Registered};
+use serde_json::{Map, Value, json};
+
+use super::Context;
+use super::terminal::{fields, pretty, print, print_json, read_object, read_password, table};
+
+#[derive(Subcommand)]
+pub enum UserCommand {
+    /// Create a user
+    ///
+    /// Names are one account in any letter case. The password is one line on standard input, of 15 to 128 characters
+    /// (`password.min_length` in the configuration). An e-mail address counts as not verified until you say otherwise.
+    #[command(after_long_help = manual!(
+        prints "the user's name and permanent identifier, which is `sub` in tokens",
+        example "read -rs P; printf %s \"$P\" | countersign user create alice --email a@example.com --password-stdin"
+    ))]
+    Create {
+        /// What the person types to sign in
+        name: String,
+        /// The e-mail address, which applications see that are allowed the scope `email`
+        #[arg(long, value_name = "ADDRESS")]
+        email: Option<String>,
+        /// Read the password from standard input: pipe it in, as in the example; there is no other way to give one
+        #[arg(long, required = true)]
+        password_stdin: bool,
+        /// Make the user an administrator
+        #[arg(long)]
+        admin: bool,
+    },
+    /// List all users
+    ///
+    /// One line for each, in the order of their names.
+    #[command(after_long_help = manual!(
+        prints "name, e-mail address, state, role, time of creation and identifier in columns; with --json an array",
+        example "countersign user list"
+    ))]
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one user
+    ///
+    /// Shows everything about a user but the password, of which only a hash is kept.
+    #[command(after_long_help = manual!(
+        prints "one value a line, then the claims as JSON; with --json one object",
+        example "countersign user show alice"
+    ))]
+    Show {
+        /// The user's name
+        name: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Shut an account, and end all that it has running
+    ///
+    /// The user can no longer sign in; sessions, grants, refresh tokens and access tokens end for good and do not come
+    /// back with `user enable`. Resource servers that check access tokens without asking us believe them until they
+    /// expire.
+    #[command(after_long_help = manual!(
+        prints "that it is done",
+        example "countersign user disable alice"
+    ))]
+    Disable {
+        /// The user's name
+        name: String,
+    },
+    /// Open an account that was shut
+    ///
+    /// The user can sign in again, with the password of before. What ended when the account was shut stays ended.
+    #[command(after_long_help = manual!(
+        prints "that it is done",
+        example "countersign user enable alice"
+    ))]
+    Enable {
+        /// The user's name
+        name: String,
+    },
+    /// Give a user a new password
+    ///
+    /// Reads the new password as `user create` does. All that the user has running ends, for whoever knew the old
+    /// password may be in it, unless --keep-sessions is given.
+    #[command(after_long_help = manual!(
+        prints "that it is done",
+        example "read -rs P; printf %s \"$P\" | countersign user set-password alice --password-stdin"
+    ))]
+    SetPassword {
+        /// The user's name
+        name: String,
+        /// Read the password from standard input: pipe it in, as in the example; there is no other way to give one
+        #[arg(long, required = true)]
+        password_stdin: bool,
+        /// Leave sessions and tokens alive
+        #[arg(long)]
+        keep_sessions: bool,
+    },
+    /// Change a user's e-mail address
+    ///
+    /// A new address counts as not verified unless --verified is given.
+    #[command(after_long_help = manual!(
+        prints "that it is done",
+        example "countersign user set-email alice alice@example.org --verified"
+    ))]
+    SetEmail {
+        /// The user's name
+        name: String,
+        /// The new address
+        #[arg(required_unless_present = "remove")]
+        email: Option<String>,
+        /// The address is known to be the user's: `email_verified` is true
+        #[arg(long)]
+        verified: bool,
+        /// Take the address away
+        #[arg(long, conflicts_with_all = ["email", "verified"])]
+        remove: bool,
+    },
+    /// Set claims of a user: full name, picture, address, telephone and so on
+    ///
+    /// Reads a JSON object of the claims of OpenID Connect Core section 5.1 and merges it into what the user has: null
+    /// takes a claim away, and what is not named stays. Applications see a claim when the user allows them its scope
+    /// (`profile`, `email`, `address`, `phone`). The e-mail address itself is changed by `user set-email`.
+    #[command(after_long_help = manual!(
+        prints "all claims as they are now, as JSON",
+        example "echo '{\"name\": \"Alice Smith\", \"nickname\": null}' | countersign user set-claims alice -"
+    ))]
+    SetClaims {
+        /// The user's name
+        name: String,
+        /// The file with the JSON object; - for standard input
+        #[arg(value_name = "FILE|-")]
+        file: PathBuf,
+    },
+}
+
+impl UserCommand {
+    pub async fn run(self, ctx: Context) -> anyhow::Result<()> {
+        match self {
+            Self::Create { name, email, admin, .. } => create(&ctx, name, email, admin).await,
+            Self::List { json } => list(&ctx, json).await,
+            Self::Show { name, json } => {
+                let user = find(&ctx, &name).await?;
+                if json { print_json(&to_json(&user)) } else { print(&describe(&user)) }
+            }
+            Self::Disable { name } => set_disabled(&ctx, &name, true).await,
+            Self::Enable { name } => set_disabled(&ctx, &name, false).await,
+            Self::SetPassword { name, keep_sessions, .. } => set_password(&ctx, &name, keep_sessions).await,
+            Self::SetEmail { name, email, verified, .. } => set_email(&ctx, &name, email, verified).await,
+            Self::SetClaims { name, file } => {
+                let claims = read_object(&file)?;
+                check_claims(&claims).map_err(anyhow::Error::msg)?;
+                let user = find(&ctx, &name).await?;
+                let user = ctx.store.set_claims(user.id, claims, ctx.now).await?.ok_or_else(|| unknown(&name))?;
+                print_json(&claims_of(&user))
+            }
+        }
+    }
+}
+
+fn unknown(name: &str) -> anyhow::Error {
+    anyhow!("there is no user {name}; `countersign user list` shows them all")
+}
+
+async fn find(ctx: &Context, name: &str) -> anyhow::Result<User> {
+    ctx.store.find_user_by_name(name).await?.ok_or_else(|| unknown(name))
+}
+
+/// The hash of the password on standard input.
+async fn new_password(ctx: &Context) -> anyhow::Result<String> {
+    let password = read_password(ctx.config.password.min_length)?;
+    let hasher = PasswordHasher::start(&PasswordConfig { threads: 1, ..ctx.config.password.clone() })?;
+    Ok(hasher.hash(password).await?)
+}
+
+fn checked_email(email: Option<String>) -> anyhow::Result<Option<String>> {
+    if let Some(email) = &email {
+        check_email(email).map_err(|why| anyhow!("{email:?} is no e-mail address: {why}"))?;
+    }
+    Ok(email)
+}
+
+async fn create(ctx: &Context, name: String, email: Option<String>, admin: bool) -> anyhow::Result<()> {
+    let name = name.trim();
+    check_name(name).map_err(|why| anyhow!("{name:?} cannot be a user name: {why}"))?;
+    let user = User {
+        id: UserId::random(),
+        username: name.to_owned(),
+        email: checked_email(email)?,
+        email_verified: false,
+        is_admin: admin,
+        claims: Map::new(),
+        disabled_at: None,
+        created_at: ctx.now,
+        updated_at: ctx.now,
+    };
+    let id = user.id.clone();
+    let password_hash = new_password(ctx).await?;
+    match ctx.store.create_user(NewUser { user, password_hash }).await? {
+        Registered::Done => print(&format!("Created user {name} with the identifier {id}.")),
+        Registered::Exists => {
+            bail!("there is a user {name} already; `countersign user set-password` changes its password")
+        }
+    }
+}
+
+async fn list(ctx: &Context, json: bool) -> anyhow::Result<()> {
+    let users = ctx.store.list_users().await?;
+    if json {
+        return print_json(&users.iter().map(to_json).collect());
+    }
+    let row = |user: &User| {
+        let state = if user.disabled_at.is_some() { "disabled" } else { "active" };
+        [
+            user.username.clone(),
+            user.email.clone().unwrap_or_default(),
+            state.to_owned(),
+            role(user).to_owned(),
+            user.created_at.to_string(),
+            user.id.to_string(),
+        ]
+    };
+    print(&table(["NAME", "EMAIL", "STATE", "ROLE", "CREATED", "ID"], users.iter().map(row).collect()))
+}
+
+async fn set_disabled(ctx: &Context, name: &str, disabled: bool) -> anyhow::Result<()> {
+    let User { id, username, .. } = find(ctx, name).await?;
+    ensure!(ctx.store.set_user_disabled(id, disabled, ctx.now).await?, unknown(name));
+    let state = if disabled { "disabled; all sessions and tokens have ended" } else { "active" };
+    print(&format!("User {username} is {state}."))
+}
+
+async fn set_password(ctx: &Context, name: &str, keep_sessions: bool) -> anyhow::Result<()> {
+    let user = find(ctx, name).await?;
+    let password_hash = new_password(ctx).await?;
+    ensure!(ctx.store.set_password(user.id, password_hash, keep_sessions, ctx.now).await?, unknown(name));
+    let rest = if keep_sessions { "sessions and tokens stay alive" } else { "all sessions and tokens have ended" };
+    print(&format!("User {} has a new password; {rest}.", user.username))
+}
+
+async fn set_email(ctx: &Context, name: &str, email: Option<String>, verified: bool) -> anyhow::Result<()> {
+    let email = checked_email(email)?;
+    let user = find(ctx, name).await?;
+    let done = match &email {
+        Some(email) => format!("User {} has the e-mail address {email}.", user.username),
+        None => format!("User {} has no e-mail address.", user.username),
+    };
+    ensure!(ctx.store.set_email(user.id, email, verified, ctx.now).await?, unknown(name));
+    print(&done)
+}
+
+fn role(user: &User) -> &'static str {
+    if user.is_admin { "administrator" } else { "user" }
+}
+
+/// What `set-claims` sets: `email_verified` among it, though it is kept beside the address.
+fn claims_of(user: &User) -> Value {
+    let mut claims = user.claims.clone();
+    if user.email.is_some() {
+        claims.insert("email_verified".to_owned(), user.email_verified.into());
+    }
+    claims.into()
+}
+
+fn describe(user: &User) -> String {
+    let verified = if user.email_verified { "verified" } else { "not verified" };
+    let values = fields(&[
+        ("name", user.username.clone()),
+        ("identifier", user.id.to_string()),
+        ("e-mail", user.email.as_ref().map_or_else(|| "none".to_owned(), |email| format!("{email} ({verified})"))),
+        ("role", role(user).to_owned()),
+        ("state", user.disabled_at.map_or_else(|| "active".to_owned(), |at| format!("disabled since {at}"))),
+        ("created", user.created_at.to_string()),
+        ("updated", user.updated_at.to_string()),
+    ]);
+    format!("{values}\nclaims\n{}", pretty(&claims_of(user)))
+}
+
+fn to_json(user: &User) -> Value {
+    json!({
+        "id": user.id,
+        "username": user.username,
+        "email": user.email,
+        "email_verified": user.email_verified,
+        "admin": user.is_admin,
+        "disabled_at": user.disabled_at.map(|at| at.to_string()),
+        "created_at": user.created_at.to_string(),
+        "updated_at": user.updated_at.to_string(),
+        "claims": user.claims,
+    })
+}

@@ -1,0 +1,254 @@
+//! Each key by name: its parser, its bounds, its default, and what must hold between keys.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use ipnet::IpNet;
+use secrecy::zeroize::Zeroizing;
+use secrecy::{ExposeSecret as _, SecretString};
+use url::Host;
+
+use super::read::{self, Parsed, Raw, Reader, short};
+use super::{
+    AccessTokenConfig, AuthorizationCodeConfig, Config, DatabaseUrl, HostPort, IdTokenConfig, Issuer, KeySource,
+    LogConfig, LogLevel, OutboundConfig, PasswordConfig, RefreshTokenConfig, ServerConfig, SessionConfig,
+    SigningKeyConfig, Tls,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_mins(1);
+const HOUR: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
+const LONGEST: Duration = Duration::from_hours(3_650 * 24);
+
+/// Takes every key. After a problem with one key its default stands in, so that the others are still judged.
+/// `None` only after a problem.
+pub(super) fn read(reader: &mut Reader) -> Option<Config> {
+    let cores = available_parallelism().map_or(1, usize::from).min(256);
+    let listen = reader.take("listen", address).unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080));
+    let tls = tls(reader);
+    let proxies = reader.take("trusted_proxies", read::list(read::network));
+    let (issuer, development) = identity(reader, listen, proxies.as_deref());
+    let data_dir = reader.take("data_dir", directory).unwrap_or_else(|| "data".into());
+    let database_url = reader.take("database_url", database_url);
+    if let Some(DatabaseUrl::Postgres(_)) = database_url {
+        reader.problem("database_url", "PostgreSQL is not supported by this version yet; use sqlite://PATH");
+    }
+    let audience = reader.take("access_token.audience", audience);
+    let publish_ahead = reader.take("signing_key.publish_ahead", read::span(Duration::ZERO..=30 * DAY));
+    Some(Config {
+        database_url: database_url.unwrap_or_else(|| DatabaseUrl::Sqlite(data_dir.join("countersign.db"))),
+        tls,
+        trusted_proxies: proxies.unwrap_or_default(),
+        key_encryption_key: key_source(reader, &data_dir),
+        access_token: AccessTokenConfig {
+            lifetime: reader.take("access_token.lifetime", read::span(SECOND..=DAY)).unwrap_or(10 * MINUTE),
+            audience: audience.or_else(|| issuer.as_ref().map(|issuer| issuer.text.clone())).unwrap_or_default(),
+        },
+        id_token: IdTokenConfig {
+            lifetime: reader.take("id_token.lifetime", read::span(SECOND..=DAY)).unwrap_or(HOUR),
+        },
+        authorization_code: AuthorizationCodeConfig {
+            lifetime: reader.take("authorization_code.lifetime", read::span(SECOND..=MINUTE)).unwrap_or(MINUTE),
+        },
+        refresh_token: refresh_token(reader),
+        session: session(reader),
+        signing_key: SigningKeyConfig {
+            publish_ahead: publish_ahead.unwrap_or(if development { Duration::ZERO } else { HOUR }),
+        },
+        password: password(reader, cores),
+        server: ServerConfig { workers: reader.take("server.workers", read::number(1..=256)).unwrap_or(cores) },
+        log: LogConfig { level: reader.take("log.level", log_level).unwrap_or(LogLevel::Info) },
+        outbound: OutboundConfig {
+            allow: reader.take("outbound.allow", read::list(host_port)).unwrap_or_default(),
+            allow_private: reader.take("outbound.allow_private", read::boolean).unwrap_or(false),
+            ca_file: reader.take("outbound.ca_file", read::readable_file),
+        },
+        development,
+        listen,
+        data_dir,
+        // Last: by now every key has been taken.
+        issuer: issuer?,
+    })
+}
+
+/// Issuer and mode.
+fn identity(reader: &mut Reader, listen: SocketAddr, proxies: Option<&[IpNet]>) -> (Option<Issuer>, bool) {
+    let unset = !reader.is_set("issuer");
+    // What is set but wrong has a line of its own already.
+    let own_tls = reader.is_set("tls.certificate") || reader.is_set("tls.key");
+    let behind_proxy = proxies.map_or(reader.is_set("trusted_proxies"), |proxies| !proxies.is_empty());
+    let given = reader.take("issuer", |raw| Issuer::parse(&read::text(raw)?));
+    let development = reader.take("development", read::boolean).unwrap_or(unset);
+    if let Some(issuer) = given.as_ref().filter(|issuer| issuer.is_https()) {
+        if development {
+            reader.problem(
+                "development",
+                format!("must not be true for the issuer {issuer}; it is for this machine only"),
+            );
+        }
+        if !own_tls && !behind_proxy {
+            reader.problem(
+                "issuer",
+                "is https, but nothing serves TLS; set tls.certificate and tls.key, or trusted_proxies to the proxy that does",
+            );
+        }
+    } else if (given.is_some() || unset) && reader.is_set("tls.certificate") {
+        reader.problem("tls.certificate", "is set, so issuer must be set and begin with https://");
+    }
+    if unset && !development {
+        reader.problem("development", r#"is false, so issuer must be set, for example to "https://id.example.com""#);
+    }
+    if unset && listen.port() == 0 {
+        reader.problem("listen", format!("{listen} lets the system choose the port, so issuer must be set"));
+    }
+    if development && !listen.ip().is_loopback() {
+        let why = "in development mode we listen on this machine only";
+        let right = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), listen.port());
+        reader.problem(
+            "listen",
+            format!("{listen} is open to others; {why}: write \"{right}\", or set issuer and no development"),
+        );
+    }
+    let issuer = if unset { reader.keep("issuer", Issuer::development(listen.port())) } else { given };
+    (issuer, development)
+}
+
+fn tls(reader: &mut Reader) -> Option<Tls> {
+    let certificate = reader.take("tls.certificate", read::readable_file);
+    let key = reader.take("tls.key", read::readable_file);
+    match (reader.is_set("tls.certificate"), reader.is_set("tls.key")) {
+        (true, false) => reader.problem("tls.certificate", "is set, but tls.key is not; set both or neither"),
+        (false, true) => reader.problem("tls.key", "is set, but tls.certificate is not; set both or neither"),
+        _ => {}
+    }
+    Some(Tls { certificate: certificate?, key: key? })
+}
+
+fn key_source(reader: &mut Reader, data_dir: &Path) -> KeySource {
+    let inline = reader.take("key_encryption_key", key_encryption_key);
+    let file = reader.take("key_encryption_key_file", read::readable_file);
+    if reader.is_set("key_encryption_key") && reader.is_set("key_encryption_key_file") {
+        reader.problem("key_encryption_key_file", "is set, and so is key_encryption_key; set one of the two");
+    }
+    let file = || KeySource::File(file.unwrap_or_else(|| data_dir.join("key-encryption.key")));
+    inline.map_or_else(file, KeySource::Inline)
+}
+
+fn refresh_token(reader: &mut Reader) -> RefreshTokenConfig {
+    let (lifetime, idle) =
+        lifetime_and_idle(reader, ("refresh_token.lifetime", 90 * DAY), ("refresh_token.idle", 30 * DAY));
+    let reuse_leeway = reader.take("refresh_token.reuse_leeway", read::span(Duration::ZERO..=MINUTE));
+    RefreshTokenConfig { lifetime, idle, reuse_leeway: reuse_leeway.unwrap_or(10 * SECOND) }
+}
+
+fn session(reader: &mut Reader) -> SessionConfig {
+    let (lifetime, idle) = lifetime_and_idle(reader, ("session.lifetime", 7 * DAY), ("session.idle", DAY));
+    SessionConfig { lifetime, idle }
+}
+
+/// Two keys with their defaults, of which the second may not exceed the first.
+fn lifetime_and_idle(
+    reader: &mut Reader,
+    lifetime: (&'static str, Duration),
+    idle: (&'static str, Duration),
+) -> (Duration, Duration) {
+    let most = reader.take(lifetime.0, read::span(SECOND..=LONGEST)).unwrap_or(lifetime.1);
+    let given = reader.take(idle.0, read::span(SECOND..=LONGEST)).unwrap_or(idle.1.min(most));
+    if given > most {
+        let (given, most) = (short(given), short(most));
+        reader.problem(idle.0, format!(r#""{given}" is longer than {}; write "{most}" or less"#, lifetime.0));
+    }
+    (most, given)
+}
+
+fn password(reader: &mut Reader, cores: usize) -> PasswordConfig {
+    let config = PasswordConfig {
+        memory_kib: reader.take("password.memory", read::number(7_168..=4_194_304)).unwrap_or(19_456),
+        iterations: reader.take("password.iterations", read::number(1..=100)).unwrap_or(2),
+        parallelism: reader.take("password.parallelism", read::number(1..=64)).unwrap_or(1),
+        threads: reader.take("password.threads", read::number(1..=256)).unwrap_or(cores),
+        queue: reader.take("password.queue", read::number(1..=10_000)).unwrap_or(64),
+        min_length: reader.take("password.min_length", read::number(8..=64)).unwrap_or(15),
+    };
+    // OWASP Password Storage Cheat Sheet, Argon2id: these are of equal strength.
+    let least = match config.iterations {
+        0 | 1 => 47_104,
+        2 => 19_456,
+        3 => 12_288,
+        4 => 9_216,
+        _ => 7_168,
+    };
+    if config.memory_kib < least {
+        let at_fault = if reader.is_set("password.memory") { "password.memory" } else { "password.iterations" };
+        let (memory, passes) = (config.memory_kib, config.iterations);
+        reader.problem(
+            at_fault,
+            format!("{memory} KiB with {passes} iterations is too weak; write password.memory = {least} or more, or raise password.iterations"),
+        );
+    }
+    config
+}
+
+fn address(raw: Raw) -> Parsed<SocketAddr> {
+    let text = read::text(raw)?;
+    let wrong = || format!(r#"{text:?} is not an address with a port; write one such as "127.0.0.1:8080""#);
+    text.trim().parse().ok().ok_or_else(wrong)
+}
+
+fn directory(raw: Raw) -> Parsed<PathBuf> {
+    let path = read::path(raw)?;
+    if path.exists() && !path.is_dir() {
+        return Err(format!("{} is not a directory", path.display()));
+    }
+    Ok(path)
+}
+
+/// Shows no more of a wrong value than its scheme: there may be a password in it.
+fn database_url(raw: Raw) -> Parsed<DatabaseUrl> {
+    let text = read::text(raw)?;
+    match text.split_once("://") {
+        Some(("sqlite", "" | ":memory:")) => Err("names no file; write sqlite://PATH".to_owned()),
+        Some(("sqlite", path)) if path.contains('?') => Err("takes no parameters; write sqlite://PATH".to_owned()),
+        Some(("sqlite", path)) => Ok(DatabaseUrl::Sqlite(path.into())),
+        Some(("postgres" | "postgresql", _)) => Ok(DatabaseUrl::Postgres(text.into())),
+        Some((scheme, _)) => Err(format!("{scheme}:// is no database we know; write sqlite://PATH")),
+        None => Err("is not the URL of a database; write sqlite://PATH".to_owned()),
+    }
+}
+
+/// Never shows the value.
+fn key_encryption_key(raw: Raw) -> Parsed<SecretString> {
+    const WANTED: &str = "is not base64 of 32 bytes; make one with: openssl rand -base64 32";
+    let key = SecretString::from(read::text(raw)?.trim());
+    let bytes = BASE64.decode(key.expose_secret()).map(Zeroizing::new);
+    let right = bytes.is_ok_and(|bytes| bytes.len() == 32);
+    right.then_some(key).ok_or_else(|| WANTED.to_owned())
+}
+
+fn audience(raw: Raw) -> Parsed<String> {
+    let text = read::text(raw)?;
+    if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err(format!(r#"{text:?} holds white space; write one identifier such as "https://api.example.com""#));
+    }
+    Ok(text)
+}
+
+fn log_level(raw: Raw) -> Parsed<LogLevel> {
+    let text = read::text(raw)?;
+    let levels = [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace];
+    let found = levels.into_iter().find(|level| level.as_str() == text);
+    found.ok_or_else(|| format!("{text:?} is not a level; write error, warn, info, debug or trace"))
+}
+
+fn host_port(text: &str) -> Parsed<HostPort> {
+    let wrong = || format!(r#"{text:?} is not host:port; write one such as "idp.internal:443""#);
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let host = Host::parse(host).ok().ok_or_else(wrong)?;
+    let port = port.parse().ok().filter(|&port| port != 0).ok_or_else(wrong)?;
+    Ok(HostPort { host, port })
+}

@@ -1,0 +1,221 @@
+//! The signing keys in memory: signers and verifiers built once per key, the JWKS ready as bytes. The database holds the
+//! truth; a keyring is one reading of it.
+
+use bytes::Bytes;
+use josekit::jwk::Jwk;
+use josekit::jwk::alg::ec::EcCurve;
+use josekit::jwk::alg::ed::EdCurve;
+use josekit::jws::{JwsSigner, JwsVerifier};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use zeroize::Zeroizing;
+
+use crate::clock::UnixTime;
+use crate::domain::key::SigningKey;
+use crate::protocol::jose::{SigningAlgorithm, UnverifiedJws};
+
+use super::CryptoError;
+use super::jwt::{TokenType, encoded_header, failed, sign, signer, verifier};
+use super::seal::SealingKey;
+
+struct LoadedKey {
+    record: SigningKey,
+    signer: Box<dyn JwsSigner>,
+    verifier: Box<dyn JwsVerifier>,
+    access_token_header: String,
+    jwt_header: String,
+}
+
+/// Every key that signs, will sign or has signed something that still lives.
+pub struct Keyring {
+    /// The newest first.
+    keys: Vec<LoadedKey>,
+    /// The JWK Set, RFC 7517 section 5: public halves only.
+    pub jwks: Bytes,
+}
+
+fn label(key_id: &str) -> String {
+    format!("signing key {key_id}")
+}
+
+/// Makes a key, private half sealed. Its `kid` is its thumbprint (RFC 7638), so that it says what the key is and nothing else.
+///
+/// # Errors
+/// When key generation or sealing fails.
+pub fn generate(
+    algorithm: SigningAlgorithm,
+    sealing: &SealingKey,
+    created_at: UnixTime,
+    active_at: UnixTime,
+) -> Result<SigningKey, CryptoError> {
+    let private = match algorithm {
+        SigningAlgorithm::Es256 => Jwk::generate_ec_key(EcCurve::P256),
+        SigningAlgorithm::EdDsa => Jwk::generate_ed_key(EdCurve::Ed25519),
+        // RFC 7518 section 3.3: 2048 bits or more.
+        SigningAlgorithm::Rs256 | SigningAlgorithm::Ps256 => Jwk::generate_rsa_key(2048),
+    };
+    let private = private.map_err(failed("generation", algorithm))?;
+    let public = private.to_public_key().map_err(failed("export", algorithm))?;
+    let member = |name: &str| public.parameter(name).cloned().unwrap_or_default();
+    let mut required = match algorithm {
+        SigningAlgorithm::Es256 => json!({"crv": member("crv"), "kty": "EC", "x": member("x"), "y": member("y")}),
+        SigningAlgorithm::EdDsa => json!({"crv": member("crv"), "kty": "OKP", "x": member("x")}),
+        SigningAlgorithm::Rs256 | SigningAlgorithm::Ps256 => json!({"e": member("e"), "kty": "RSA", "n": member("n")}),
+    };
+    // RFC 7638 section 3: the required members in lexicographic order, no white space; serde_json's map keeps that order.
+    let thumbprint = super::opaque::Digest::of(required.to_string().as_bytes());
+    let key_id = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, thumbprint.as_bytes());
+    if let Some(members) = required.as_object_mut() {
+        members.insert("kid".to_owned(), key_id.clone().into());
+        members.insert("use".to_owned(), "sig".into());
+        members.insert("alg".to_owned(), algorithm.as_str().into());
+    }
+    let private_json = Zeroizing::new(serde_json::to_vec(&private)?);
+    Ok(SigningKey {
+        sealed_private: sealing.seal(&label(&key_id), &private_json)?,
+        key_id,
+        algorithm,
+        public_jwk: required,
+        created_at,
+        active_at,
+        expires_at: None,
+    })
+}
+
+impl Keyring {
+    /// Opens the keys that were read from the database. Expired ones are left out: retired is gone.
+    ///
+    /// # Errors
+    /// When a key does not open with this key-encryption key.
+    pub fn load(records: Vec<SigningKey>, sealing: &SealingKey, now: UnixTime) -> Result<Self, CryptoError> {
+        let mut keys = Vec::new();
+        for record in records.into_iter().filter(|record| !record.is_expired(now)) {
+            let private = sealing.open(&label(&record.key_id), &record.sealed_private)?;
+            let jwk = Jwk::from_bytes(private.as_slice()).map_err(failed("reading", record.algorithm))?;
+            keys.push(LoadedKey {
+                signer: signer(record.algorithm, &jwk)?,
+                verifier: verifier(record.algorithm, &jwk)?,
+                access_token_header: encoded_header(record.algorithm, TokenType::AccessToken, &record.key_id),
+                jwt_header: encoded_header(record.algorithm, TokenType::Jwt, &record.key_id),
+                record,
+            });
+        }
+        keys.sort_by_key(|key| std::cmp::Reverse(key.record.active_at));
+        let public: Vec<&Value> = keys.iter().map(|key| &key.record.public_jwk).collect();
+        let jwks = Bytes::from(serde_json::to_vec(&json!({ "keys": public }))?);
+        Ok(Self { keys, jwks })
+    }
+
+    /// Signs with the newest key of the algorithm that may sign already.
+    ///
+    /// # Errors
+    /// When there is no such key, or signing fails.
+    pub fn sign(
+        &self,
+        algorithm: SigningAlgorithm,
+        token_type: TokenType,
+        claims: &impl Serialize,
+        now: UnixTime,
+    ) -> Result<String, CryptoError> {
+        let usable = |key: &&LoadedKey| key.record.algorithm == algorithm && key.record.signs_at(now);
+        let key = self.keys.iter().find(usable).ok_or(CryptoError::NoKey(algorithm.as_str()))?;
+        let header = match token_type {
+            TokenType::AccessToken => &key.access_token_header,
+            TokenType::Jwt => &key.jwt_header,
+        };
+        sign(algorithm, &*key.signer, header, claims)
+    }
+
+    /// The payload of a token that one of our keys signed. The key is found by `kid` among our own and the algorithm is
+    /// the key's, never the header's (RFC 8725 section 3.1); `typ` must be the expected one (section 3.11). Says nothing
+    /// about time, audience or revocation.
+    #[must_use]
+    pub fn verify(&self, token: &str, token_type: TokenType, now: UnixTime) -> Option<Map<String, Value>> {
+        let jws = UnverifiedJws::parse(token)?;
+        if !jws.header_str("typ")?.eq_ignore_ascii_case(token_type.as_str()) {
+            return None;
+        }
+        let key_id = jws.header_str("kid")?;
+        let key = self.keys.iter().find(|key| key.record.key_id == key_id && !key.record.is_expired(now))?;
+        if jws.header_str("alg")? != key.record.algorithm.as_str() {
+            return None;
+        }
+        key.verifier.verify(jws.signing_input, &jws.signature).ok()?;
+        Some(jws.payload)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::KeySource;
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use std::time::Duration;
+
+    const NOW: UnixTime = UnixTime::from_seconds(1_000_000);
+
+    fn sealing() -> SealingKey {
+        SealingKey::load(&KeySource::Inline("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=".into())).unwrap()
+    }
+
+    fn ring(keys: Vec<SigningKey>) -> Keyring {
+        Keyring::load(keys, &sealing(), NOW).unwrap()
+    }
+
+    #[test]
+    fn every_algorithm_signs_and_verifies_and_publishes_no_private_part() {
+        let keys = SigningAlgorithm::ALL.map(|algorithm| generate(algorithm, &sealing(), NOW, NOW).unwrap());
+        let ring = ring(keys.to_vec());
+        for algorithm in SigningAlgorithm::ALL {
+            let token = ring.sign(algorithm, TokenType::AccessToken, &json!({"sub": "x"}), NOW).unwrap();
+            assert_eq!(ring.verify(&token, TokenType::AccessToken, NOW).unwrap()["sub"], "x");
+            assert!(ring.verify(&token, TokenType::Jwt, NOW).is_none(), "s9 of one kind for another");
+            let (rest, signature) = token.rsplit_once('.').unwrap();
+            let mut signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
+            signature[3] ^= 1;
+            let forged = format!("{rest}.{}", URL_SAFE_NO_PAD.encode(signature));
+            assert!(ring.verify(&forged, TokenType::AccessToken, NOW).is_none());
+        }
+        let jwks: Value = serde_json::from_slice(&ring.jwks).unwrap();
+        for key in jwks["keys"].as_array().unwrap() {
+            for private in ["d", "p", "q", "dp", "dq", "qi", "k"] {
+                assert!(key.get(private).is_none(), "s93 {private}");
+            }
+        }
+    }
+
+    #[test]
+    fn s84_the_algorithm_comes_from_the_key_and_never_from_the_header() {
+        let es = generate(SigningAlgorithm::Es256, &sealing(), NOW, NOW).unwrap();
+        let kid = es.key_id.clone();
+        let ring = ring(vec![es]);
+        let claims = URL_SAFE_NO_PAD.encode(r#"{"sub":"x"}"#);
+        for alg in ["none", "HS256", "RS256", "es256"] {
+            let header = URL_SAFE_NO_PAD.encode(json!({"alg": alg, "typ": "at+jwt", "kid": kid}).to_string());
+            for signature in ["", "AAAA"] {
+                assert!(ring.verify(&format!("{header}.{claims}.{signature}"), TokenType::AccessToken, NOW).is_none());
+            }
+        }
+    }
+
+    #[test]
+    fn s90_a_new_key_is_published_before_it_signs_and_the_old_one_stays_until_it_expires() {
+        let old = generate(SigningAlgorithm::Es256, &sealing(), NOW, NOW).unwrap();
+        let later = NOW.plus(Duration::from_secs(3600));
+        let new = generate(SigningAlgorithm::Es256, &sealing(), NOW, later).unwrap();
+        let retired = SigningKey { expires_at: Some(later.plus(Duration::from_secs(60))), ..old.clone() };
+        let ring = ring(vec![retired.clone(), new.clone()]);
+        let jwks: Value = serde_json::from_slice(&ring.jwks).unwrap();
+        assert_eq!(jwks["keys"].as_array().unwrap().len(), 2);
+        let kid_at = |now| {
+            let token = ring.sign(SigningAlgorithm::Es256, TokenType::Jwt, &json!({}), now).unwrap();
+            UnverifiedJws::parse(&token).unwrap().header_str("kid").unwrap().to_owned()
+        };
+        assert_eq!(kid_at(NOW), old.key_id);
+        assert_eq!(kid_at(later), new.key_id);
+        let token = ring.sign(SigningAlgorithm::Es256, TokenType::Jwt, &json!({}), NOW).unwrap();
+        assert!(ring.verify(&token, TokenType::Jwt, later).is_some());
+        assert!(ring.verify(&token, TokenType::Jwt, later.plus(Duration::from_secs(61))).is_none(), "s89");
+    }
+}

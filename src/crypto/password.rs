@@ -1,0 +1,203 @@
+//! Passwords: Argon2id on threads of its own behind a bounded queue, so that a storm of sign-ins costs memory for its
+//! threads alone and never delays a token request (RFC 9106, NIST SP 800-63B-4 section 3.1.1.2).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use argon2::{Algorithm, Argon2, Block, Params, PasswordHash, Version};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
+use secrecy::{ExposeSecret as _, SecretString};
+use subtle::ConstantTimeEq as _;
+use tokio::sync::oneshot;
+use unicode_normalization::UnicodeNormalization as _;
+use zeroize::Zeroizing;
+
+use crate::config::PasswordConfig;
+
+use super::{CryptoError, random};
+
+const SALT_LENGTH: usize = 16;
+const OUTPUT_LENGTH: usize = 32;
+/// In characters. Longer is refused before any work: Argon2 takes any length, a form should not.
+pub const MAX_LENGTH: usize = 128;
+/// A thread gives its memory back when nobody has signed in for so long.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// What checking a password found.
+#[derive(Debug)]
+pub enum Verdict {
+    Wrong,
+    /// `rehashed`: the same password under today's parameters, where the stored hash has others.
+    Right {
+        rehashed: Option<String>,
+    },
+}
+
+enum Job {
+    Verify { password: SecretString, stored: Option<String>, reply: oneshot::Sender<Result<Verdict, CryptoError>> },
+    Hash { password: SecretString, reply: oneshot::Sender<Result<String, CryptoError>> },
+}
+
+/// The threads that hash. Dropping it ends them.
+#[derive(Clone)]
+pub struct PasswordHasher {
+    queue: Sender<Job>,
+}
+
+impl PasswordHasher {
+    /// # Errors
+    /// When the parameters are outside what Argon2 knows.
+    pub fn start(config: &PasswordConfig) -> Result<Self, CryptoError> {
+        let params = Params::new(config.memory_kib, config.iterations, config.parallelism, Some(OUTPUT_LENGTH));
+        let params = Arc::new(params.map_err(CryptoError::Password)?);
+        let (queue, jobs) = crossbeam_channel::bounded(config.queue);
+        for number in 0..config.threads {
+            let (jobs, params) = (jobs.clone(), Arc::clone(&params));
+            let thread = std::thread::Builder::new().name(format!("argon2-{number}"));
+            thread.spawn(move || work(&jobs, &params)).map_err(|_spawn| CryptoError::PasswordThread)?;
+        }
+        Ok(Self { queue })
+    }
+
+    /// Checks a password. Without a stored hash the same work is done for nothing, so that the time does not tell
+    /// whether there is such an account.
+    ///
+    /// # Errors
+    /// [`CryptoError::PasswordQueueFull`] past the bound; otherwise when the machinery failed.
+    pub async fn verify(&self, password: SecretString, stored: Option<String>) -> Result<Verdict, CryptoError> {
+        let (reply, answer) = oneshot::channel();
+        self.enqueue(Job::Verify { password, stored, reply })?;
+        answer.await.map_err(|_gone| CryptoError::PasswordThread)?
+    }
+
+    /// A PHC string of the password under today's parameters.
+    ///
+    /// # Errors
+    /// As [`PasswordHasher::verify`].
+    pub async fn hash(&self, password: SecretString) -> Result<String, CryptoError> {
+        let (reply, answer) = oneshot::channel();
+        self.enqueue(Job::Hash { password, reply })?;
+        answer.await.map_err(|_gone| CryptoError::PasswordThread)?
+    }
+
+    fn enqueue(&self, job: Job) -> Result<(), CryptoError> {
+        self.queue.try_send(job).map_err(|refused| match refused {
+            TrySendError::Full(_) => CryptoError::PasswordQueueFull,
+            TrySendError::Disconnected(_) => CryptoError::PasswordThread,
+        })
+    }
+}
+
+fn work(jobs: &Receiver<Job>, params: &Params) {
+    let mut memory = Vec::new();
+    loop {
+        let job = match jobs.recv_timeout(IDLE) {
+            Ok(job) => job,
+            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => {
+                memory = Vec::new();
+                match jobs.recv() {
+                    Ok(job) => job,
+                    Err(_) => return,
+                }
+            }
+        };
+        match job {
+            // Whoever asked may have hung up meanwhile; then nobody needs the answer and the work is spared.
+            Job::Verify { reply, .. } if reply.is_closed() => {}
+            Job::Hash { reply, .. } if reply.is_closed() => {}
+            Job::Verify { password, stored, reply } => {
+                drop(reply.send(verify(params, &mut memory, &password, stored.as_deref())));
+            }
+            Job::Hash { password, reply } => drop(reply.send(hash(params, &mut memory, &password))),
+        }
+    }
+}
+
+type Output = Zeroizing<[u8; OUTPUT_LENGTH]>;
+
+/// The raw hash; the memory is kept from call to call.
+fn digest(
+    params: &Params,
+    memory: &mut Vec<Block>,
+    password: &SecretString,
+    salt: &[u8],
+) -> Result<Output, CryptoError> {
+    memory.resize(params.block_count(), Block::default());
+    let normal = Zeroizing::new(password.expose_secret().nfc().collect::<String>());
+    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params.clone());
+    let mut output = Zeroizing::new([0; OUTPUT_LENGTH]);
+    let done =
+        argon2.hash_password_into_with_memory(normal.as_bytes(), salt, output.as_mut_slice(), memory.as_mut_slice());
+    done.map_err(CryptoError::Password)?;
+    Ok(output)
+}
+
+fn hash(params: &Params, memory: &mut Vec<Block>, password: &SecretString) -> Result<String, CryptoError> {
+    let salt: [u8; SALT_LENGTH] = random()?;
+    let output = digest(params, memory, password, &salt)?;
+    let (m, t, p) = (params.m_cost(), params.t_cost(), params.p_cost());
+    let (salt, output) = (STANDARD_NO_PAD.encode(salt), STANDARD_NO_PAD.encode(output.as_slice()));
+    Ok(format!("$argon2id$v=19$m={m},t={t},p={p}${salt}${output}"))
+}
+
+fn verify(
+    params: &Params,
+    memory: &mut Vec<Block>,
+    password: &SecretString,
+    stored: Option<&str>,
+) -> Result<Verdict, CryptoError> {
+    let Some(stored) = stored else {
+        digest(params, memory, password, &[0; SALT_LENGTH])?;
+        return Ok(Verdict::Wrong);
+    };
+    let parsed = PasswordHash::new(stored).map_err(CryptoError::PasswordHash)?;
+    let stored_params = Params::try_from(&parsed).map_err(CryptoError::PasswordHash)?;
+    let (Some(salt), Some(expected)) = (parsed.salt, parsed.hash) else { return Ok(Verdict::Wrong) };
+    let mut salt_bytes = [0; 64];
+    let salt = salt.decode_b64(&mut salt_bytes).map_err(CryptoError::PasswordHash)?;
+    let output = digest(&stored_params, memory, password, salt)?;
+    if !bool::from(output.as_slice().ct_eq(expected.as_bytes())) {
+        return Ok(Verdict::Wrong);
+    }
+    let cost = |params: &Params| (params.m_cost(), params.t_cost(), params.p_cost());
+    let outdated = cost(&stored_params) != cost(params);
+    Ok(Verdict::Right { rehashed: if outdated { Some(hash(params, memory, password)?) } else { None } })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn params(iterations: u32) -> Params {
+        Params::new(64, iterations, 1, Some(OUTPUT_LENGTH)).unwrap()
+    }
+
+    #[test]
+    fn a_password_is_recognised_and_rehashed_when_the_parameters_changed() {
+        let mut memory = Vec::new();
+        let (right, wrong) = (SecretString::from("pass wörd"), SecretString::from("pass word"));
+        let stored = hash(&params(1), &mut memory, &right).unwrap();
+        assert!(stored.starts_with("$argon2id$v=19$m=64,t=1,p=1$"));
+        let check =
+            |iterations, password| verify(&params(iterations), &mut Vec::new(), password, Some(&stored)).unwrap();
+        assert!(matches!(check(1, &right), Verdict::Right { rehashed: None }));
+        assert!(matches!(check(2, &right), Verdict::Right { rehashed: Some(_) }));
+        assert!(matches!(check(1, &wrong), Verdict::Wrong));
+        assert!(matches!(verify(&params(1), &mut memory, &right, None).unwrap(), Verdict::Wrong));
+    }
+
+    #[test]
+    fn s71_one_letter_written_two_ways_is_one_password_and_nothing_is_cut() {
+        let mut memory = Vec::new();
+        let stored = hash(&params(1), &mut memory, &"caf\u{e9}".into()).unwrap();
+        let decomposed = SecretString::from("cafe\u{301}");
+        assert!(matches!(verify(&params(1), &mut memory, &decomposed, Some(&stored)).unwrap(), Verdict::Right { .. }));
+        let long = "x".repeat(MAX_LENGTH);
+        let stored = hash(&params(1), &mut memory, &long.clone().into()).unwrap();
+        let shorter = SecretString::from(long[1..].to_owned());
+        assert!(matches!(verify(&params(1), &mut memory, &shorter, Some(&stored)).unwrap(), Verdict::Wrong));
+    }
+}

@@ -1,0 +1,49 @@
+//! A sign-in on its way: what was asked, and which steps this browser has proven in it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::UnixTime;
+use crate::protocol::authorization::AuthorizationRequest;
+
+use super::ids::{ClientId, SessionId, UserId};
+
+/// What the person is on the way to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Destination {
+    /// The answer to a client's authorization request.
+    Client(Box<ClientDestination>),
+    /// The signed-in home.
+    Home,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ClientDestination {
+    pub client_id: ClientId,
+    pub request: AuthorizationRequest,
+    /// The person that `id_token_hint` or the `claims` parameter says it must be.
+    pub required_user: Option<UserId>,
+}
+
+/// Each step writes one fact here; only the dispatcher reads them (RFC 9700 section 4.11: no proof travels in an address).
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one independent fact")]
+pub struct Progress {
+    /// The session in which a step was last proven. Another session starts from nothing.
+    pub session_id: Option<SessionId>,
+    /// The person signed in, or again, in this very flow.
+    pub signed_in: bool,
+    /// The person chose to go on with this account.
+    pub account_chosen: bool,
+    /// The person wants to sign in as somebody else.
+    pub other_account: bool,
+    /// The person allowed what was asked.
+    pub consented: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Flow {
+    pub destination: Destination,
+    pub progress: Progress,
+    pub created_at: UnixTime,
+}

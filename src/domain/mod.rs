@@ -1,0 +1,10 @@
+//! What the server knows: clients, people, sessions, grants, keys. Plain records and pure rules; no input or output.
+
+pub mod client;
+pub mod flow;
+pub mod grant;
+pub mod ids;
+pub mod key;
+pub mod resource;
+pub mod session;
+pub mod user;

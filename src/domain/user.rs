@@ -1,0 +1,133 @@
+//! People, and the claims that they have.
+
+use serde_json::{Map, Value};
+
+use crate::clock::UnixTime;
+use crate::protocol::claims::is_standard_claim;
+
+use super::ids::UserId;
+
+#[derive(Clone, Debug)]
+pub struct User {
+    pub id: UserId,
+    /// As it was given; found by [`normal_name`].
+    pub username: String,
+    pub email: Option<String>,
+    pub email_verified: bool,
+    pub is_admin: bool,
+    /// The claims of OpenID Connect Core section 5.1 that are not columns of their own.
+    pub claims: Map<String, Value>,
+    pub disabled_at: Option<UnixTime>,
+    pub created_at: UnixTime,
+    pub updated_at: UnixTime,
+}
+
+/// The form in which user names are unique and looked up: NFKC, lower case, no space around it. One account cannot be
+/// guessed at through many spellings.
+#[must_use]
+pub fn normal_name(name: &str) -> String {
+    use unicode_normalization::UnicodeNormalization as _;
+    name.trim().nfkc().collect::<String>().to_lowercase()
+}
+
+/// Why a name cannot be a user name.
+///
+/// # Errors
+/// Says what would be right.
+pub fn check_name(name: &str) -> Result<(), &'static str> {
+    let normal = normal_name(name);
+    if normal.is_empty() || normal.chars().count() > 100 {
+        return Err("a user name must have 1 to 100 characters");
+    }
+    if normal.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        return Err("a user name must not have spaces or control characters");
+    }
+    Ok(())
+}
+
+/// # Errors
+/// Says what would be right.
+pub fn check_email(email: &str) -> Result<(), &'static str> {
+    let legal = |part: &str| !part.is_empty() && !part.chars().any(|c| c.is_control() || c.is_whitespace() || c == '@');
+    match email.rsplit_once('@') {
+        Some((local, domain)) if email.len() <= 254 && legal(local) && legal(domain) => Ok(()),
+        _ => Err("an e-mail address looks like name@example.com"),
+    }
+}
+
+/// Claims as an operator sets them: the standard ones that are not kept elsewhere, each of its type.
+///
+/// # Errors
+/// Names the claim that is unknown or has the wrong type.
+pub fn check_claims(claims: &Map<String, Value>) -> Result<(), String> {
+    for (name, value) in claims {
+        let right = match name.as_str() {
+            "email" => return Err("`email` is set by `user create --email` and `user set-email`".to_owned()),
+            "updated_at" => return Err("`updated_at` is kept by the server".to_owned()),
+            "email_verified" | "phone_number_verified" => value.is_boolean(),
+            "address" => value.as_object().is_some_and(|address| address.values().all(Value::is_string)),
+            known if is_standard_claim(known) => value.is_string(),
+            _ => return Err(format!("`{name}` is not a claim of OpenID Connect Core section 5.1")),
+        };
+        if !right && !value.is_null() {
+            return Err(format!("`{name}` has the wrong type; see OpenID Connect Core section 5.1"));
+        }
+    }
+    Ok(())
+}
+
+impl User {
+    /// One claim of OpenID Connect Core section 5.1; `None` where the person has no such thing.
+    #[must_use]
+    pub fn claim(&self, name: &str) -> Option<Value> {
+        match name {
+            "preferred_username" => {
+                Some(self.claims.get(name).cloned().unwrap_or_else(|| self.username.clone().into()))
+            }
+            "email" => self.email.clone().map(Value::from),
+            "email_verified" => self.email.as_ref().map(|_| self.email_verified.into()),
+            "updated_at" => Some(self.updated_at.seconds().into()),
+            "phone_number_verified" if !self.claims.contains_key("phone_number") => None,
+            other => self.claims.get(other).cloned(),
+        }
+    }
+
+    /// What the pages call this person.
+    #[must_use]
+    pub fn display_name(&self) -> &str {
+        self.claims.get("name").and_then(Value::as_str).unwrap_or(&self.username)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn names_are_one_account_in_any_letter_case() {
+        assert_eq!(normal_name(" Ａlice "), "alice");
+        assert!(check_name("alice").is_ok());
+        for bad in ["", " ", "a b", "a\u{0}", &"x".repeat(101)] {
+            assert!(check_name(bad).is_err(), "{bad:?}");
+        }
+        for bad in ["", "a", "@", "a@", "@b", "a b@c", "a@b@c"] {
+            assert!(check_email(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn claims_have_the_types_of_the_specification() {
+        let check = |claims: Value| check_claims(claims.as_object().unwrap());
+        assert!(check(json!({"name": "A", "address": {"country": "NL"}, "phone_number_verified": true})).is_ok());
+        for bad in [
+            json!({"name": 1}),
+            json!({"address": "x"}),
+            json!({"role": "admin"}),
+            json!({"sub": "x"}),
+            json!({"email": "x"}),
+        ] {
+            assert!(check(bad.clone()).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,163 @@
+use std::collections::BTreeSet;
+
+use serde_json::json;
+
+use super::*;
+use crate::domain::ids::{ClientId, SessionId, UserId};
+use crate::domain::session::{Authentication, Session};
+use crate::domain::user::User;
+use crate::protocol::authorization::{AuthorizationRequest, ResponseTarget};
+use crate::protocol::metadata::ClientMetadata;
+use crate::protocol::params::Params;
+
+const NOW: UnixTime = UnixTime::from_seconds(1_000_000);
+const CONFIDENTIAL: &str = r#"{"redirect_uris": ["https://a.example/cb"]}"#;
+const LOOPBACK: &str = r#"{"redirect_uris": ["http://127.0.0.1/cb"], "token_endpoint_auth_method": "none"}"#;
+
+fn client(metadata: &str) -> Client {
+    let members: serde_json::Value = serde_json::from_str(metadata).unwrap();
+    Client::new(ClientId::random(), ClientMetadata::parse(members.as_object().unwrap()).unwrap(), None, NOW)
+}
+
+fn destination(client: &Client, extra: &str) -> ClientDestination {
+    let uri = client.metadata.redirect_uris[0].as_str();
+    let challenge = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
+    let query = format!(
+        "redirect_uri={uri}&response_type=code&scope=openid&code_challenge={challenge}&code_challenge_method=S256&{extra}"
+    );
+    let params = Params::parse(query.as_bytes()).unwrap();
+    let target = ResponseTarget::prove(&params, &client.metadata).unwrap();
+    let request = AuthorizationRequest::parse(&params, target, &client.metadata).unwrap();
+    ClientDestination { client_id: client.id.clone(), request, required_user: None }
+}
+
+fn signed_in(seconds_ago: i64) -> SignedIn {
+    let user_id = UserId::from_stored("ada");
+    let at = UnixTime::from_seconds(NOW.seconds() - seconds_ago);
+    SignedIn {
+        session: Session {
+            id: SessionId::from_stored("s1"),
+            user_id: user_id.clone(),
+            authentication: Authentication { at, acr: ACR_VALUES[0].to_owned(), amr: "pwd".to_owned() },
+            last_seen_at: NOW,
+            expires_at: NOW.plus(Duration::from_secs(3600)),
+        },
+        user: User {
+            id: user_id,
+            username: "ada".to_owned(),
+            email: None,
+            email_verified: false,
+            is_admin: false,
+            claims: serde_json::Map::new(),
+            disabled_at: None,
+            created_at: NOW,
+            updated_at: NOW,
+        },
+    }
+}
+
+fn proven(session: &str) -> Progress {
+    Progress { session_id: Some(SessionId::from_stored(session)), signed_in: true, ..Progress::default() }
+}
+
+/// The step as one word, with everything allowed that could be remembered.
+fn step(client: &Client, destination: &ClientDestination, progress: &Progress, who: Option<&SignedIn>) -> String {
+    let asked = crate::flow::consent::asked(&destination.request);
+    match next_step(client, destination, progress, who, Some(&asked), &asked, NOW) {
+        Step::SignIn => "sign in".to_owned(),
+        Step::Reauthenticate => "prove again".to_owned(),
+        Step::SelectAccount => "select".to_owned(),
+        Step::Consent(_) => "consent".to_owned(),
+        Step::Issue => "issue".to_owned(),
+        Step::Refuse(error) => error.code.as_str().to_owned(),
+    }
+}
+
+#[test]
+fn s78_what_the_request_asks_for_decides_the_step() {
+    let client = client(CONFIDENTIAL);
+    let acr = |class: &str| {
+        let claims = json!({"id_token": {"acr": {"essential": true, "value": class}}}).to_string();
+        format!("claims={}", form_urlencoded::byte_serialize(claims.as_bytes()).collect::<String>())
+    };
+    let (ours, foreign) = (acr(ACR_VALUES[0]), acr("urn:other"));
+    // What is asked, signed in how long ago, proven in this flow, the step.
+    for (extra, ago, in_flow, expected) in [
+        ("", None, false, "sign in"),
+        ("prompt=none", None, false, "login_required"),
+        ("", Some(100), false, "issue"),
+        ("prompt=none", Some(100), false, "issue"),
+        ("prompt=login", Some(0), false, "prove again"),
+        ("prompt=login", Some(0), true, "issue"),
+        ("max_age=99", Some(100), false, "prove again"),
+        ("max_age=100", Some(100), false, "issue"),
+        ("max_age=99&prompt=none", Some(100), false, "login_required"),
+        ("max_age=0", Some(1), true, "issue"),
+        ("prompt=select_account", Some(100), false, "select"),
+        ("prompt=select_account", Some(0), true, "issue"),
+        ("prompt=consent", Some(100), false, "consent"),
+        ("prompt=login%20consent", Some(100), false, "prove again"),
+        ("acr_values=urn:other", Some(100), false, "issue"),
+        (&ours, Some(100), false, "issue"),
+        (&foreign, Some(100), false, "unmet_authentication_requirements"),
+        (&foreign, None, false, "unmet_authentication_requirements"),
+    ] {
+        let destination = destination(&client, extra);
+        let who = ago.map(signed_in);
+        let progress = if in_flow { proven("s1") } else { Progress::default() };
+        assert_eq!(step(&client, &destination, &progress, who.as_ref()), expected, "{extra} {ago:?} {in_flow}");
+    }
+}
+
+#[test]
+fn s60_steps_proven_in_another_session_prove_nothing() {
+    let client = client(CONFIDENTIAL);
+    let destination = destination(&client, "prompt=login");
+    assert_eq!(step(&client, &destination, &proven("other"), Some(&signed_in(0))), "prove again");
+    let consented = Progress { consented: true, ..proven("other") };
+    let asks = self::destination(&client, "prompt=consent");
+    assert_eq!(step(&client, &asks, &consented, Some(&signed_in(0))), "consent");
+}
+
+#[test]
+fn another_person_than_the_one_asked_for_gets_nothing() {
+    let client = client(CONFIDENTIAL);
+    let mut destination = destination(&client, "");
+    destination.required_user = Some(UserId::from_stored("bob"));
+    assert_eq!(step(&client, &destination, &Progress::default(), Some(&signed_in(0))), "sign in");
+    assert_eq!(step(&client, &destination, &proven("s1"), Some(&signed_in(0))), "login_required");
+    destination.request.prompt.none = true;
+    assert_eq!(step(&client, &destination, &Progress::default(), Some(&signed_in(0))), "login_required");
+    let other = Progress { other_account: true, ..proven("s1") };
+    let anybody = self::destination(&client, "");
+    assert_eq!(step(&client, &anybody, &other, Some(&signed_in(0))), "sign in");
+}
+
+#[test]
+fn s18_a_public_client_that_anything_can_pose_as_gets_no_silent_consent() {
+    let loopback = client(LOOPBACK);
+    let quiet = destination(&loopback, "prompt=none");
+    assert_eq!(step(&loopback, &quiet, &Progress::default(), Some(&signed_in(0))), "consent_required");
+    let seen = Progress { consented: true, ..proven("s1") };
+    assert_eq!(step(&loopback, &destination(&loopback, ""), &seen, Some(&signed_in(0))), "issue");
+    let browser_app = client(r#"{"redirect_uris": ["https://a.example/cb"], "token_endpoint_auth_method": "none"}"#);
+    let quiet = destination(&browser_app, "prompt=none");
+    assert_eq!(step(&browser_app, &quiet, &Progress::default(), Some(&signed_in(0))), "issue");
+}
+
+#[test]
+fn s17_nothing_beyond_the_remembered_consent_is_silent() {
+    let client = client(CONFIDENTIAL);
+    let who = signed_in(0);
+    let destination = destination(&client, "prompt=none");
+    let asked = crate::flow::consent::asked(&destination.request);
+    let judge = |remembered: Option<&Consent>| {
+        next_step(&client, &destination, &Progress::default(), Some(&who), remembered, &asked, NOW)
+    };
+    assert!(matches!(judge(None), Step::Refuse(_)));
+    assert!(matches!(judge(Some(&Consent::default())), Step::Refuse(_)));
+    assert!(matches!(judge(Some(&asked)), Step::Issue));
+    let more = Consent { resources: BTreeSet::from(["https://api.example".to_owned()]), ..asked.clone() };
+    let judged = next_step(&client, &destination, &Progress::default(), Some(&who), Some(&asked), &more, NOW);
+    assert!(matches!(judged, Step::Refuse(_)));
+}

@@ -1,0 +1,136 @@
+//! Clients, resources and keys in memory, with the documents made of them ready as bytes. Rebuilt as a whole when the
+//! database's change counter moves; bounded by what an operator registered.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+
+use crate::clock::UnixTime;
+use crate::config::Config;
+use crate::crypto::CryptoError;
+use crate::crypto::keyring::Keyring;
+use crate::crypto::opaque::Digest;
+use crate::crypto::seal::SealingKey;
+use crate::domain::client::Client;
+use crate::domain::resource::Resource;
+use crate::protocol::discovery;
+use crate::protocol::error::OAuthError;
+use crate::protocol::scope::Scope;
+use crate::store::RegistryRows;
+
+/// A document that is the same for everybody: its bytes and their `ETag`.
+pub struct Published {
+    pub bytes: Bytes,
+    pub etag: String,
+}
+
+impl Published {
+    fn new(bytes: Bytes) -> Self {
+        let etag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(Digest::of(&bytes).as_bytes().split_at(16).0));
+        Self { bytes, etag }
+    }
+}
+
+pub struct Registry {
+    pub version: i64,
+    clients: HashMap<String, Arc<Client>>,
+    resources: HashMap<String, Resource>,
+    pub keyring: Keyring,
+    pub jwks: Published,
+    pub discovery: Published,
+}
+
+impl Registry {
+    /// # Errors
+    /// When a signing key does not open with this key-encryption key.
+    pub fn build(
+        rows: RegistryRows,
+        config: &Config,
+        sealing: &SealingKey,
+        now: UnixTime,
+    ) -> Result<Self, CryptoError> {
+        let keyring = Keyring::load(rows.keys, sealing, now)?;
+        let resources: HashMap<_, _> = rows.resources.into_iter().map(|r| (r.identifier.clone(), r)).collect();
+        let scopes = resources.values().flat_map(|resource| resource.scope.iter());
+        let document = discovery::metadata(config.issuer.as_str(), scopes);
+        Ok(Self {
+            version: rows.version,
+            clients: rows.clients.into_iter().map(|c| (c.id.as_str().to_owned(), Arc::new(c))).collect(),
+            jwks: Published::new(keyring.jwks.clone()),
+            discovery: Published::new(serde_json::to_vec(&document)?.into()),
+            resources,
+            keyring,
+        })
+    }
+
+    #[must_use]
+    pub fn client(&self, id: &str) -> Option<&Arc<Client>> {
+        self.clients.get(id)
+    }
+
+    pub fn clients(&self) -> impl Iterator<Item = &Arc<Client>> {
+        self.clients.values()
+    }
+
+    #[must_use]
+    pub fn resource(&self, identifier: &str) -> Option<&Resource> {
+        self.resources.get(identifier)
+    }
+
+    pub fn resources(&self) -> impl Iterator<Item = &Resource> {
+        self.resources.values()
+    }
+
+    /// Whether browser code of this origin belongs to some registered client.
+    #[must_use]
+    pub fn knows_origin(&self, origin: &str) -> bool {
+        self.clients.values().any(|client| client.origins.iter().any(|own| own == origin))
+    }
+
+    fn owners<'a>(&'a self, scope: &'a str) -> impl Iterator<Item = &'a Resource> {
+        self.resources.values().filter(move |resource| resource.scope.contains(scope))
+    }
+
+    /// Whether a scope means something here at all.
+    #[must_use]
+    pub fn knows_scope(&self, scope: &str) -> bool {
+        self.owners(scope).next().is_some()
+    }
+
+    /// Checks the resources that a client names (RFC 8707 section 2): registered, and its to use. The issuer's own
+    /// audience may always be named.
+    ///
+    /// # Errors
+    /// `invalid_target`.
+    pub fn check_resource(&self, client: &Client, identifier: &str, default_audience: &str) -> Result<(), OAuthError> {
+        let known = identifier == default_audience || self.resources.contains_key(identifier);
+        if known && (identifier == default_audience || client.may_use_resource(identifier)) {
+            return Ok(());
+        }
+        Err(OAuthError::invalid_target("The `resource` is not one that this client may have a token for."))
+    }
+
+    /// The resource that a request without `resource` means: the one that owns the scopes it asks for, where there is
+    /// exactly one such (RFC 9068 section 3).
+    #[must_use]
+    pub fn infer_resource(&self, client: &Client, scope: &Scope) -> Option<&Resource> {
+        let mut owners = self.resources.values().filter(|resource| {
+            client.may_use_resource(&resource.identifier) && resource.scope.iter().any(|s| scope.contains(s))
+        });
+        let first = owners.next();
+        if owners.next().is_some() { None } else { first }
+    }
+
+    /// The part of a granted scope that a token for this audience carries: the audience's own scopes and those that
+    /// belong to no resource.
+    #[must_use]
+    pub fn scope_for(&self, audience: &str, granted: &Scope) -> Scope {
+        granted.retain(|scope| {
+            let mut owners = self.owners(scope).peekable();
+            owners.peek().is_none() || owners.any(|resource| resource.identifier == audience)
+        })
+    }
+}

@@ -1,0 +1,78 @@
+//! Who this browser is signed in as.
+
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use crate::clock::UnixTime;
+use crate::crypto::opaque::{BrowserSecret, Digest, SessionSecret, csrf_token};
+use crate::domain::session::SignedIn;
+use crate::store::StoreError;
+
+use super::Context;
+
+/// A session is noted as seen at most so often: a page costs no write each time.
+const NOTE_EVERY: Duration = Duration::from_mins(1);
+
+/// What a browser brought in its cookies, already read.
+pub struct Browser {
+    /// Ties flows and forms to this browser; made anew where it was absent or malformed.
+    pub secret: SecretString,
+    /// Whether it was made just now and the browser must be told.
+    pub is_new: bool,
+    pub session: Option<Digest>,
+    pub known: Option<String>,
+    /// The address or /64 network that guesses are counted against.
+    pub network: String,
+}
+
+impl Browser {
+    /// # Errors
+    /// When the system has no randomness to give.
+    pub fn new(
+        flow_cookie: Option<&str>,
+        session_cookie: Option<&str>,
+        known: Option<String>,
+        network: String,
+    ) -> Result<Self, crate::crypto::CryptoError> {
+        let secret = flow_cookie.filter(|text| BrowserSecret::parse(text).is_some()).map(SecretString::from);
+        Ok(Self {
+            is_new: secret.is_none(),
+            secret: match secret {
+                Some(secret) => secret,
+                None => BrowserSecret::mint()?.reveal(),
+            },
+            session: session_cookie.and_then(SessionSecret::parse).map(|secret| secret.digest()),
+            known,
+            network,
+        })
+    }
+
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        use secrecy::ExposeSecret as _;
+        Digest::of(self.secret.expose_secret().as_bytes())
+    }
+
+    /// The form token for one purpose (a flow, signing out) in this browser.
+    #[must_use]
+    pub fn csrf(&self, purpose: &str) -> String {
+        use secrecy::ExposeSecret as _;
+        csrf_token(self.secret.expose_secret(), purpose)
+    }
+}
+
+/// The live session of this browser.
+///
+/// # Errors
+/// When the database cannot be read or written.
+pub async fn current(ctx: &Context, browser: &Browser, now: UnixTime) -> Result<Option<SignedIn>, StoreError> {
+    let Some(cookie) = browser.session else { return Ok(None) };
+    let found = ctx.store.find_session(cookie, now.minus(ctx.config.session.idle), now).await?;
+    if let Some(signed_in) = &found
+        && now.since(signed_in.session.last_seen_at) > NOTE_EVERY
+    {
+        ctx.store.touch_session(signed_in.session.id.clone(), now).await?;
+    }
+    Ok(found)
+}

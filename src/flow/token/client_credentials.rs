@@ -1,0 +1,49 @@
+//! RFC 6749 section 4.4: a client for itself. No database: the client is in memory and the token stands by itself.
+
+use crate::clock::UnixTime;
+use crate::domain::client::Client;
+use crate::protocol::error::OAuthError;
+use crate::protocol::scope::{OFFLINE_ACCESS, OPENID, Scope};
+use crate::protocol::token::ClientCredentialsRequest;
+
+use super::super::Context;
+use super::super::access_token::{Speaker, issue};
+use super::Issued;
+
+pub(super) fn exchange(
+    ctx: &Context,
+    client: &Client,
+    request: &ClientCredentialsRequest,
+    now: UnixTime,
+) -> Result<Issued, OAuthError> {
+    let registry = ctx.registry();
+    let default_audience = &ctx.config.access_token.audience;
+    let about_people = |scope: &str| scope == OPENID || scope == OFFLINE_ACCESS;
+    let scope = match &request.scope {
+        Some(scope) => {
+            if let Some(foreign) =
+                scope.iter().find(|scope| about_people(scope) || !client.metadata.allows_scope(scope))
+            {
+                return Err(OAuthError::invalid_scope(format!(
+                    "This client cannot have the scope `{foreign}` for itself."
+                )));
+            }
+            scope.clone()
+        }
+        // RFC 6749 section 3.3: without `scope`, all that it is registered for, people's scopes left out.
+        None => client.metadata.scope.as_ref().map(|own| own.retain(|scope| !about_people(scope))).unwrap_or_default(),
+    };
+    let audience = match &request.resource {
+        Some(resource) => {
+            registry.check_resource(client, resource, default_audience)?;
+            resource.as_str()
+        }
+        None => infer(&registry, client, &scope).unwrap_or(default_audience),
+    };
+    let access = issue(&registry, &ctx.config, client, &Speaker::Client, audience, &scope, now)?;
+    Ok(Issued { access, refresh_token: None, id_token: None })
+}
+
+fn infer<'a>(registry: &'a super::super::registry::Registry, client: &Client, scope: &Scope) -> Option<&'a str> {
+    registry.infer_resource(client, scope).map(|resource| resource.identifier.as_str())
+}

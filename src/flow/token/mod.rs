@@ -1,0 +1,83 @@
+//! The token endpoint: authenticate the client, check the grant, dispatch. A new grant is one file and one arm.
+
+mod authorization_code;
+mod client_credentials;
+mod refresh_token;
+
+use std::sync::Arc;
+
+use secrecy::SecretString;
+
+use crate::clock::UnixTime;
+use crate::domain::client::Client;
+use crate::domain::grant::Grant;
+use crate::protocol::client_auth::ClientCredentials;
+use crate::protocol::error::OAuthError;
+use crate::protocol::metadata::GrantType;
+use crate::protocol::scope::{OPENID, Scope};
+use crate::protocol::token::TokenRequest;
+
+use super::access_token::{IssuedAccessToken, Speaker, audience};
+use super::registry::Registry;
+use super::{Context, access_token, client, issue};
+
+/// What the client is given; RFC 6749 section 5.1 says how it is written.
+pub struct Issued {
+    pub access: IssuedAccessToken,
+    pub refresh_token: Option<SecretString>,
+    pub id_token: Option<String>,
+}
+
+/// Answers a token request.
+///
+/// # Errors
+/// The codes of RFC 6749 section 5.2 and RFC 8707 section 2.
+pub async fn exchange(
+    ctx: &Context,
+    credentials: ClientCredentials,
+    request: TokenRequest,
+    now: UnixTime,
+) -> Result<(Arc<Client>, Issued), OAuthError> {
+    let client = client::authenticate(ctx, credentials, now).await?;
+    let grant_type = match request {
+        TokenRequest::AuthorizationCode(_) => GrantType::AuthorizationCode,
+        TokenRequest::RefreshToken(_) => GrantType::RefreshToken,
+        TokenRequest::ClientCredentials(_) => GrantType::ClientCredentials,
+    };
+    if !client.metadata.grants(grant_type) {
+        return Err(OAuthError::unauthorized_client("This client is not registered for this grant."));
+    }
+    let issued = match request {
+        TokenRequest::AuthorizationCode(request) => authorization_code::exchange(ctx, &client, request, now).await?,
+        TokenRequest::RefreshToken(request) => refresh_token::exchange(ctx, &client, request, now).await?,
+        TokenRequest::ClientCredentials(request) => client_credentials::exchange(ctx, &client, &request, now)?,
+    };
+    Ok((client, issued))
+}
+
+/// Signs the tokens of a person's grant, after the transaction that spent the code or the refresh token.
+async fn issue_for_grant(
+    ctx: &Context,
+    client: &Client,
+    grant: &Grant,
+    scope: &Scope,
+    resource: Option<&str>,
+    nonce: Option<&str>,
+    now: UnixTime,
+) -> Result<(IssuedAccessToken, Option<String>), OAuthError> {
+    let registry: Arc<Registry> = ctx.registry();
+    let audience = audience(resource, &grant.details.resources, &ctx.config.access_token.audience)?;
+    // What the client was registered for has perhaps become less since.
+    let scope = scope.retain(|token| client.metadata.allows_scope(token));
+    let access = access_token::issue(&registry, &ctx.config, client, &Speaker::Person(grant), audience, &scope, now)?;
+    if !scope.contains(OPENID) {
+        return Ok((access, None));
+    }
+    let user = if grant.details.claims.id_token.keys().any(|name| crate::protocol::claims::is_standard_claim(name)) {
+        ctx.store.find_user(grant.user_id.clone()).await?
+    } else {
+        None
+    };
+    let id_token = issue::id_token(ctx, client, grant, nonce, user.as_ref(), &access.token, now)?;
+    Ok((access, Some(id_token)))
+}

@@ -1,0 +1,291 @@
+//! Writing answers: JSON, redirects, pages, errors. Every one of them says how it may be cached.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{
+    ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, LOCATION,
+    PRAGMA, REFERRER_POLICY, RETRY_AFTER, SET_COOKIE, STRICT_TRANSPORT_SECURITY, VARY, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+use actix_web::{HttpResponse, HttpResponseBuilder};
+use askama::Template;
+use serde::Serialize;
+use serde_json::json;
+
+use crate::clock::UnixTime;
+use crate::protocol::error::{ErrorCode, OAuthError};
+use crate::protocol::redirect_uri::origin_of;
+
+use super::pages::{ErrorPage, Link};
+
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
+/// JSON that is nobody else's (RFC 6749 section 5.1): `no-store`.
+pub fn private_json(status: StatusCode, body: &impl Serialize) -> HttpResponse {
+    match serde_json::to_vec(body) {
+        Ok(body) => HttpResponse::build(status)
+            .insert_header((CONTENT_TYPE, HeaderValue::from_static("application/json")))
+            .insert_header((CACHE_CONTROL, NO_STORE))
+            .insert_header((PRAGMA, HeaderValue::from_static("no-cache")))
+            .insert_header((X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")))
+            .body(body),
+        Err(error) => {
+            tracing::error!(%error, "writing JSON failed");
+            HttpResponse::InternalServerError().finish()
+        }
+    }
+}
+
+/// The JSON form of an error, RFC 6749 section 5.2. Here its cause is logged, once.
+pub fn json_error(error: &OAuthError) -> HttpResponse {
+    json_error_with_status(error, StatusCode::from_u16(error.code.status()).unwrap_or(StatusCode::BAD_REQUEST))
+}
+
+pub fn json_error_with_status(error: &OAuthError, status: StatusCode) -> HttpResponse {
+    log(error);
+    let mut response =
+        private_json(status, &json!({"error": error.code.as_str(), "error_description": plain(&error.description)}));
+    let headers = response.headers_mut();
+    match error.code {
+        ErrorCode::InvalidClient => {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"Countersign\""));
+        }
+        ErrorCode::TemporarilyUnavailable => {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        _ => {}
+    }
+    response
+}
+
+/// The challenge form of an error, RFC 6750 section 3; a bare challenge where no token was presented.
+pub fn bearer_error(error: Option<&OAuthError>) -> HttpResponse {
+    let Some(error) = error else {
+        return HttpResponse::Unauthorized()
+            .insert_header((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"Countersign\"")))
+            .insert_header((CACHE_CONTROL, NO_STORE))
+            .finish();
+    };
+    let mut response = json_error(error);
+    if response.status().is_client_error() {
+        let (code, description) = (error.code.as_str(), plain(&error.description));
+        let scope = if error.code == ErrorCode::InsufficientScope { ", scope=\"openid\"" } else { "" };
+        let challenge =
+            format!("Bearer realm=\"Countersign\", error=\"{code}\", error_description=\"{description}\"{scope}");
+        if let Ok(challenge) = HeaderValue::from_str(&challenge) {
+            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+        }
+    }
+    response
+}
+
+/// The characters that RFC 6749 section 5.2 allows in a description; what a stranger sent may hold others.
+fn plain(description: &str) -> String {
+    description.chars().filter(|c| matches!(c, ' '..='~') && !matches!(c, '"' | '\\')).collect()
+}
+
+fn log(error: &OAuthError) {
+    let cause = error.source.as_deref().map(|cause| cause as &dyn std::error::Error);
+    if error.code.status() >= 500 {
+        tracing::error!(error = error.code.as_str(), cause, "{}", error.description);
+    } else {
+        tracing::debug!(error = error.code.as_str(), cause, "{}", plain(&error.description));
+    }
+}
+
+/// Lets browser code of this origin read the answer; never with credentials.
+pub fn allow_origin(mut response: HttpResponse, origin: Option<&str>) -> HttpResponse {
+    response.headers_mut().insert(VARY, HeaderValue::from_static("Origin"));
+    if let Some(Ok(origin)) = origin.map(HeaderValue::from_str) {
+        response.headers_mut().insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    }
+    response
+}
+
+/// 303: a browser follows it by GET, so nothing that was posted travels on (RFC 9700 section 4.12).
+pub fn see_other(location: &str) -> HttpResponse {
+    let Ok(location) = HeaderValue::from_str(location) else {
+        tracing::error!("an address to redirect to is not a header value");
+        return HttpResponse::InternalServerError().finish();
+    };
+    HttpResponse::SeeOther()
+        .insert_header((LOCATION, location))
+        .insert_header((CACHE_CONTROL, NO_STORE))
+        .insert_header((REFERRER_POLICY, HeaderValue::from_static("no-referrer")))
+        .finish()
+}
+
+/// Adds `Set-Cookie` lines.
+pub fn with_cookies(mut response: HttpResponse, cookies: impl IntoIterator<Item = String>) -> HttpResponse {
+    for cookie in cookies {
+        if let Ok(cookie) = HeaderValue::from_str(&cookie) {
+            response.headers_mut().append(SET_COOKIE, cookie);
+        }
+    }
+    response
+}
+
+/// How a page goes out, beyond its text.
+#[derive(Default)]
+pub struct PageOptions<'a> {
+    pub status: Option<StatusCode>,
+    /// Where a form of the page may end up by redirect: Chromium holds each hop against `form-action`.
+    pub form_target: Option<&'a str>,
+    /// Whether the page brings our own script.
+    pub script: bool,
+    pub https: bool,
+}
+
+/// A page under a strict policy: no inline code, nothing from elsewhere, in nobody's frame.
+pub fn page(template: &impl Template, options: &PageOptions<'_>) -> HttpResponse {
+    let html = match template.render() {
+        Ok(html) => html,
+        Err(error) => {
+            tracing::error!(%error, "rendering a page failed");
+            return HttpResponse::InternalServerError().finish();
+        }
+    };
+    let mut response = secured(HttpResponse::build(options.status.unwrap_or(StatusCode::OK)), options)
+        .insert_header((CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")))
+        .insert_header((CACHE_CONTROL, NO_STORE))
+        .body(html);
+    if options.https {
+        let for_a_year = HeaderValue::from_static("max-age=31536000");
+        response.headers_mut().insert(STRICT_TRANSPORT_SECURITY, for_a_year);
+    }
+    response
+}
+
+fn secured(mut builder: HttpResponseBuilder, options: &PageOptions<'_>) -> HttpResponseBuilder {
+    let target = options.form_target.and_then(form_source).map(|source| format!(" {source}")).unwrap_or_default();
+    let script = if options.script { "script-src 'self'; " } else { "" };
+    let policy = format!(
+        "default-src 'none'; {script}style-src 'self'; img-src 'self'; form-action 'self'{target}; base-uri 'none'; \
+         frame-ancestors 'none'"
+    );
+    builder
+        .insert_header((CONTENT_SECURITY_POLICY, policy))
+        .insert_header((X_FRAME_OPTIONS, HeaderValue::from_static("DENY")))
+        .insert_header((X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")))
+        .insert_header((REFERRER_POLICY, HeaderValue::from_static("no-referrer")));
+    builder
+}
+
+/// The source expression of a registered redirect URI: its origin, or the scheme of a native app.
+fn form_source(uri: &str) -> Option<String> {
+    let legal = |source: &String| !source.contains([';', ',', ' ', '\'']);
+    origin_of(uri).or_else(|| uri.split_once(':').map(|(scheme, _)| format!("{scheme}:"))).filter(legal)
+}
+
+/// Our own error page: what happened, why, and what to do next.
+pub fn error_page(error: &OAuthError, https: bool) -> HttpResponse {
+    log(error);
+    let status = StatusCode::from_u16(error.code.status()).unwrap_or(StatusCode::BAD_REQUEST);
+    let (title, what, next) = match error.code {
+        ErrorCode::TemporarilyUnavailable => (
+            "Just a moment",
+            "The sign-in service is very busy right now.",
+            "Wait a few seconds and load this page again. Nothing was lost.",
+        ),
+        ErrorCode::ServerError => (
+            "Something went wrong",
+            "The sign-in service could not finish this step.",
+            "Try again. If it keeps happening, tell the people who run this service.",
+        ),
+        _ => (
+            "This request cannot be completed",
+            "The application sent you here with a request that is not right, so we stopped before anything was shared.",
+            "Go back to the application and try again. If it keeps happening, tell the people who run that application.",
+        ),
+    };
+    let page_body =
+        ErrorPage { title, what, why: Some(&error.description), next, code: Some(error.code.as_str()), link: None };
+    let mut response = page(&page_body, &PageOptions { status: Some(status), https, ..PageOptions::default() });
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+/// The page for a sign-in that has run out, was finished, or belongs to another browser.
+pub fn flow_gone(https: bool) -> HttpResponse {
+    let body = ErrorPage {
+        title: "This sign-in has ended",
+        what: "It was finished already, took longer than half an hour, or was started in another browser.",
+        why: None,
+        next: "Go back to the application and sign in again.",
+        code: None,
+        link: Some(Link { href: "/".to_owned(), label: "Go to your account".to_owned() }),
+    };
+    page(&body, &PageOptions { status: Some(StatusCode::BAD_REQUEST), https, ..PageOptions::default() })
+}
+
+/// The page for a form that did not come from our own page in this browser.
+pub fn forged(https: bool) -> HttpResponse {
+    let body = ErrorPage {
+        title: "Please try again",
+        what: "This form was not sent from our own page in this browser, so nothing was done.",
+        why: Some(
+            "This protects you from other sites that act in your name. It also happens when cookies are blocked or were cleared.",
+        ),
+        next: "Go back, load the page again, and repeat what you wanted to do.",
+        code: None,
+        link: Some(Link { href: "/".to_owned(), label: "Go to your account".to_owned() }),
+    };
+    page(&body, &PageOptions { status: Some(StatusCode::FORBIDDEN), https, ..PageOptions::default() })
+}
+
+/// How long until then, in words.
+pub fn wait_words(until: UnixTime, now: UnixTime) -> (String, u64) {
+    let seconds = until.since(now).as_millis().div_ceil(1000).max(1);
+    let seconds = u64::try_from(seconds).unwrap_or(u64::MAX);
+    let words = match seconds {
+        1 => "in a second".to_owned(),
+        2..=90 => format!("in {seconds} seconds"),
+        _ => format!("in {} minutes", seconds.div_ceil(60)),
+    };
+    (words, seconds)
+}
+
+pub fn method_not_allowed(allowed: &'static str) -> HttpResponse {
+    let error = OAuthError::invalid_request("This method is not allowed here.");
+    let mut response = json_error_with_status(&error, StatusCode::METHOD_NOT_ALLOWED);
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    response
+}
+
+pub async fn not_found() -> HttpResponse {
+    let body = ErrorPage {
+        title: "There is nothing here",
+        what: "No page lives at this address.",
+        why: None,
+        next: "Check the address, or start from your account.",
+        code: None,
+        link: Some(Link { href: "/".to_owned(), label: "Go to your account".to_owned() }),
+    };
+    page(&body, &PageOptions { status: Some(StatusCode::NOT_FOUND), ..PageOptions::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s6_descriptions_lose_what_headers_and_json_must_not_carry() {
+        assert_eq!(plain("a\"b\\c\r\nd<e>ü"), "abcd<e>");
+    }
+
+    #[test]
+    fn a_form_may_end_at_the_clients_origin_or_scheme() {
+        assert_eq!(form_source("https://app.example/cb?x=;").as_deref(), Some("https://app.example"));
+        assert_eq!(form_source("http://127.0.0.1:5000/cb").as_deref(), Some("http://127.0.0.1:5000"));
+        assert_eq!(form_source("com.example.app:/cb").as_deref(), Some("com.example.app:"));
+    }
+
+    #[test]
+    fn waits_are_told_in_words() {
+        let now = UnixTime::from_seconds(100);
+        assert_eq!(wait_words(UnixTime::from_seconds(101), now).0, "in a second");
+        assert_eq!(wait_words(UnixTime::from_millis(131_500), now), ("in 32 seconds".to_owned(), 32));
+        assert_eq!(wait_words(UnixTime::from_seconds(400), now).0, "in 5 minutes");
+    }
+}

@@ -1,0 +1,284 @@
+//! The pages of a sign-in, `/flow/{id}`. GET shows whatever comes next; each POST records one fact and goes back there.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{HeaderValue, RETRY_AFTER};
+use actix_web::{HttpRequest, HttpResponse, web};
+use secrecy::ExposeSecret as _;
+
+use crate::crypto::opaque::FlowId;
+use crate::domain::flow::Destination;
+use crate::domain::grant::Consent;
+use crate::flow::Context;
+use crate::flow::interaction::{Arrival, Situation, Step, arrive, choose_account, refuse, situation};
+use crate::flow::session::Browser;
+use crate::flow::{consent as consent_flow, login};
+use crate::protocol::error::OAuthError;
+use crate::protocol::params::Params;
+use crate::protocol::redirect_uri::origin_of;
+use crate::protocol::scope::OFFLINE_ACCESS;
+
+use super::answer::{PageOptions, error_page, flow_gone, forged, page, see_other, wait_words, with_cookies};
+use super::authorize::{respond, with_browser_cookie};
+use super::pages::{ConsentPage, ConsentResource, LoginPage, ReauthPage, SelectPage};
+use super::request::{CookieNames, Form, browser, is_own_form};
+
+/// A request for a flow of this browser, as far as it has come.
+struct Visit {
+    id: String,
+    browser: Browser,
+    situation: Situation,
+}
+
+/// What a sign-in page says beside its form.
+#[derive(Default)]
+struct Notice<'a> {
+    username: &'a str,
+    error: Option<&'a str>,
+    wait: Option<&'a str>,
+    status: Option<StatusCode>,
+}
+
+/// Finds the flow; a missing one is answered by a page.
+async fn visit(request: &HttpRequest, ctx: &Context, id: String) -> Result<Visit, HttpResponse> {
+    let https = ctx.config.issuer.is_https();
+    let failed = |error: OAuthError| error_page(&error, https);
+    let browser = browser(request, ctx).map_err(failed)?;
+    let Some(flow) = FlowId::parse(&id) else { return Err(flow_gone(https)) };
+    let situation = situation(ctx, flow.digest(), &browser, ctx.now()).await.map_err(failed)?;
+    situation.map(|situation| Visit { id, browser, situation }).ok_or_else(|| flow_gone(https))
+}
+
+/// The same for a form, which must come from our own page.
+async fn posted(request: &HttpRequest, ctx: &Context, id: String, form: &Params) -> Result<Visit, HttpResponse> {
+    let visit = visit(request, ctx, id).await?;
+    if is_own_form(request, ctx, &visit.browser, form, &visit.id) {
+        Ok(visit)
+    } else {
+        Err(forged(ctx.config.issuer.is_https()))
+    }
+}
+
+fn back_to(visit: &Visit) -> HttpResponse {
+    see_other(&format!("/flow/{}", visit.id))
+}
+
+pub async fn get(request: HttpRequest, ctx: web::Data<Context>, id: web::Path<String>) -> HttpResponse {
+    match visit(&request, &ctx, id.into_inner()).await {
+        Ok(visit) => show(&ctx, &visit, &Notice::default()).await,
+        Err(response) => response,
+    }
+}
+
+/// Shows the page that comes next, or sends the browser on when there is none.
+async fn show(ctx: &Context, visit: &Visit, notice: &Notice<'_>) -> HttpResponse {
+    let https = ctx.config.issuer.is_https();
+    let Situation { flow, client, signed_in, step, .. } = &visit.situation;
+    let (request, target) = match &flow.destination {
+        Destination::Client(destination) => {
+            (Some(&destination.request), Some(destination.request.target.redirect_uri.as_str()))
+        }
+        Destination::Home => (None, None),
+    };
+    let options = PageOptions { form_target: target, https, status: notice.status, script: false };
+    let csrf = visit.browser.csrf(&visit.id);
+    let client_name = client.as_ref().map(|client| client.name());
+    match (step, signed_in) {
+        (Step::SignIn, _) => {
+            let hint = request.and_then(|request| request.login_hint.as_deref()).unwrap_or_default();
+            let username = if notice.username.is_empty() { hint } else { notice.username };
+            let Notice { error, wait, .. } = *notice;
+            page(&LoginPage { flow_id: &visit.id, csrf: &csrf, client_name, username, error, wait }, &options)
+        }
+        (Step::Reauthenticate, Some(signed_in)) => {
+            let account_name = signed_in.user.display_name();
+            let Notice { error, wait, .. } = *notice;
+            let other_account = true;
+            let body =
+                ReauthPage { flow_id: &visit.id, csrf: &csrf, client_name, account_name, other_account, error, wait };
+            page(&body, &options)
+        }
+        (Step::SelectAccount, Some(signed_in)) => {
+            let (account_name, account_email) = (signed_in.user.display_name(), signed_in.user.email.as_deref());
+            page(&SelectPage { flow_id: &visit.id, csrf: &csrf, client_name, account_name, account_email }, &options)
+        }
+        (Step::Consent(asked), Some(signed_in)) => {
+            let Some(client) = client else { return flow_gone(https) };
+            let host = target
+                .and_then(origin_of)
+                .and_then(|origin| url::Url::parse(&origin).ok()?.host_str().map(str::to_owned));
+            let body = ConsentPage {
+                flow_id: &visit.id,
+                csrf: &csrf,
+                client_name: client.name(),
+                client_host: host.as_deref(),
+                client_uri: client.metadata.client_uri.as_deref(),
+                policy_uri: client.metadata.policy_uri.as_deref(),
+                tos_uri: client.metadata.tos_uri.as_deref(),
+                account_name: signed_in.user.display_name(),
+                scopes: in_plain_words(ctx, asked),
+                resources: resources(ctx, asked),
+                offline_access: asked.scope.contains(OFFLINE_ACCESS),
+            };
+            page(&body, &options)
+        }
+        _ => match arrive(ctx, &visit.situation, ctx.now()).await {
+            Ok(Some(arrival)) => send_off(&arrival, https),
+            Ok(None) => flow_gone(https),
+            Err(error) => error_page(&error, https),
+        },
+    }
+}
+
+fn send_off(arrival: &Arrival, https: bool) -> HttpResponse {
+    match arrival {
+        Arrival::Home => see_other("/"),
+        Arrival::Client(response) => respond(response, https),
+    }
+}
+
+/// What each scope, and each claim asked for by itself, means to a person. Scopes of a resource stand with the resource.
+fn in_plain_words(ctx: &Context, asked: &Consent) -> Vec<String> {
+    let registry = ctx.registry.load();
+    let words = |scope: &str| match scope {
+        "openid" => Some("Know who you are".to_owned()),
+        "profile" => Some("See your name and profile".to_owned()),
+        "email" => Some("See your e-mail address".to_owned()),
+        "address" => Some("See your postal address".to_owned()),
+        "phone" => Some("See your phone number".to_owned()),
+        OFFLINE_ACCESS => None,
+        owned if registry.knows_scope(owned) => None,
+        other => Some(format!("Use “{other}”")),
+    };
+    let scopes = asked.scope.iter().filter_map(words);
+    scopes.chain(asked.claims.iter().map(|claim| format!("See your {}", claim.replace('_', " ")))).collect()
+}
+
+fn resources(ctx: &Context, asked: &Consent) -> Vec<ConsentResource> {
+    let registry = ctx.registry.load();
+    let named = asked.resources.iter().filter_map(|identifier| registry.resource(identifier));
+    let by_scope =
+        registry.resources().filter(|resource| resource.scope.iter().any(|scope| asked.scope.contains(scope)));
+    let mut shown: Vec<ConsentResource> = named
+        .chain(by_scope)
+        .map(|resource| ConsentResource {
+            name: resource.name.clone().unwrap_or_else(|| resource.identifier.clone()),
+            identifier: resource.identifier.clone(),
+            scopes: resource.scope.iter().filter(|scope| asked.scope.contains(scope)).map(str::to_owned).collect(),
+        })
+        .collect();
+    shown.sort_by(|a, b| a.identifier.cmp(&b.identifier));
+    shown.dedup_by(|a, b| a.identifier == b.identifier);
+    shown
+}
+
+pub async fn sign_in(
+    request: HttpRequest,
+    ctx: web::Data<Context>,
+    id: web::Path<String>,
+    Form(form): Form,
+) -> HttpResponse {
+    let https = ctx.config.issuer.is_https();
+    let visit = match posted(&request, &ctx, id.into_inner(), &form).await {
+        Ok(visit) => visit,
+        Err(response) => return response,
+    };
+    let now = ctx.now();
+    let username = form.get("username");
+    let password = form.get("password").unwrap_or_default().into();
+    match login::sign_in(&ctx, &visit.situation, &visit.browser, username, password, now).await {
+        Ok(login::Outcome::Elsewhere) => back_to(&visit),
+        Ok(login::Outcome::SignedIn { cookie, known }) => {
+            let names = CookieNames::new(https);
+            let known_for = std::time::Duration::from_hours(4320);
+            let lines = [
+                names.set(names.session, cookie.expose_secret(), None),
+                names.set(names.known, &known, Some(known_for)),
+            ];
+            with_cookies(back_to(&visit), lines)
+        }
+        Ok(login::Outcome::Wrong) => {
+            let error = if matches!(visit.situation.step, Step::Reauthenticate) {
+                "That password is not right. Please try again."
+            } else {
+                "The user name or password is not right. Please try again."
+            };
+            show(
+                &ctx,
+                &visit,
+                &Notice { username: username.unwrap_or_default(), error: Some(error), ..Notice::default() },
+            )
+            .await
+        }
+        Ok(login::Outcome::Wait(until)) => {
+            let (words, seconds) = wait_words(until, now);
+            let status = Some(StatusCode::TOO_MANY_REQUESTS);
+            let notice = Notice { username: username.unwrap_or_default(), wait: Some(&words), status, error: None };
+            let mut response = show(&ctx, &visit, &notice).await;
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+            response
+        }
+        Err(error) => error_page(&error, https),
+    }
+}
+
+pub async fn account(
+    request: HttpRequest,
+    ctx: web::Data<Context>,
+    id: web::Path<String>,
+    Form(form): Form,
+) -> HttpResponse {
+    let visit = match posted(&request, &ctx, id.into_inner(), &form).await {
+        Ok(visit) => visit,
+        Err(response) => return response,
+    };
+    let other = match form.get("account") {
+        Some("other") => true,
+        Some("continue") => false,
+        _ => return back_to(&visit),
+    };
+    match choose_account(&ctx, &visit.situation, other).await {
+        Ok(()) => back_to(&visit),
+        Err(error) => error_page(&error.into(), ctx.config.issuer.is_https()),
+    }
+}
+
+pub async fn consent(
+    request: HttpRequest,
+    ctx: web::Data<Context>,
+    id: web::Path<String>,
+    Form(form): Form,
+) -> HttpResponse {
+    let visit = match posted(&request, &ctx, id.into_inner(), &form).await {
+        Ok(visit) => visit,
+        Err(response) => return response,
+    };
+    match form.get("decision") {
+        Some("allow") => match consent_flow::allow(&ctx, &visit.situation, ctx.now()).await {
+            Ok(()) => back_to(&visit),
+            Err(error) => error_page(&error, ctx.config.issuer.is_https()),
+        },
+        Some("deny") => cancelled(&ctx, &visit, "The person did not allow it.").await,
+        _ => back_to(&visit),
+    }
+}
+
+pub async fn cancel(
+    request: HttpRequest,
+    ctx: web::Data<Context>,
+    id: web::Path<String>,
+    Form(form): Form,
+) -> HttpResponse {
+    match posted(&request, &ctx, id.into_inner(), &form).await {
+        Ok(visit) => cancelled(&ctx, &visit, "The person cancelled the sign-in.").await,
+        Err(response) => response,
+    }
+}
+
+async fn cancelled(ctx: &Context, visit: &Visit, why: &'static str) -> HttpResponse {
+    let https = ctx.config.issuer.is_https();
+    match refuse(ctx, &visit.situation, &OAuthError::access_denied(why)).await {
+        Ok(Some(arrival)) => with_browser_cookie(send_off(&arrival, https), &visit.browser, https),
+        Ok(None) => flow_gone(https),
+        Err(error) => error_page(&error, https),
+    }
+}

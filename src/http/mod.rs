@@ -1,0 +1,112 @@
+//! The edge: read a request, call one flow, write the answer. Only this module names actix.
+
+mod answer;
+mod authorize;
+mod demo;
+mod discovery;
+mod flow;
+mod health;
+mod home;
+mod introspect;
+mod logout;
+mod pages;
+mod request;
+mod revoke;
+mod statics;
+mod token;
+mod userinfo;
+
+use actix_web::http::Method;
+use actix_web::web::{self, ServiceConfig};
+
+pub use demo::Demo;
+
+/// Every address that is served, and by whom. Another method than those listed is 405 with `Allow`.
+pub fn routes(config: &mut ServiceConfig) {
+    let document = |path: &str| web::resource(path).route(web::method(Method::OPTIONS).to(discovery::preflight));
+    config
+        .service(
+            document("/jwks")
+                .route(web::get().to(discovery::jwks))
+                .route(web::head().to(discovery::jwks))
+                .default_service(web::to(|| async { answer::method_not_allowed("GET, HEAD, OPTIONS") })),
+        )
+        .service(
+            document("/.well-known/openid-configuration")
+                .route(web::get().to(discovery::metadata))
+                .route(web::head().to(discovery::metadata))
+                .default_service(web::to(|| async { answer::method_not_allowed("GET, HEAD, OPTIONS") })),
+        )
+        .service(
+            document("/.well-known/oauth-authorization-server")
+                .route(web::get().to(discovery::metadata))
+                .route(web::head().to(discovery::metadata))
+                .default_service(web::to(|| async { answer::method_not_allowed("GET, HEAD, OPTIONS") })),
+        )
+        .service(
+            web::resource("/token")
+                .route(web::post().to(token::post))
+                .route(web::method(Method::OPTIONS).to(request::preflight))
+                .default_service(web::to(|| async { answer::method_not_allowed("POST, OPTIONS") })),
+        )
+        .service(
+            web::resource("/revoke")
+                .route(web::post().to(revoke::post))
+                .route(web::method(Method::OPTIONS).to(request::preflight))
+                .default_service(web::to(|| async { answer::method_not_allowed("POST, OPTIONS") })),
+        )
+        .service(
+            web::resource("/introspect")
+                .route(web::post().to(introspect::post))
+                .default_service(web::to(|| async { answer::method_not_allowed("POST") })),
+        )
+        .service(
+            web::resource("/userinfo")
+                .route(web::get().to(userinfo::get))
+                .route(web::post().to(userinfo::post))
+                .route(web::method(Method::OPTIONS).to(request::preflight))
+                .default_service(web::to(|| async { answer::method_not_allowed("GET, POST, OPTIONS") })),
+        )
+        .service(
+            web::resource("/authorize")
+                .route(web::get().to(authorize::get))
+                .route(web::post().to(authorize::post))
+                .default_service(web::to(|| async { answer::method_not_allowed("GET, POST") })),
+        )
+        .service(
+            web::resource("/logout")
+                .route(web::get().to(logout::get))
+                .route(web::post().to(logout::post))
+                .default_service(web::to(|| async { answer::method_not_allowed("GET, POST") })),
+        )
+        .service(web::resource("/logout/confirm").route(web::post().to(logout::confirm)))
+        .service(
+            web::scope("/flow/{id}")
+                .service(web::resource("").route(web::get().to(flow::get)))
+                .service(web::resource("/sign-in").route(web::post().to(flow::sign_in)))
+                .service(web::resource("/account").route(web::post().to(flow::account)))
+                .service(web::resource("/consent").route(web::post().to(flow::consent)))
+                .service(web::resource("/cancel").route(web::post().to(flow::cancel))),
+        )
+        .service(web::resource("/").route(web::get().to(home::get)))
+        .service(web::resource("/sign-out").route(web::post().to(home::sign_out)))
+        .service(web::resource("/static/{file}").route(web::get().to(statics::get)))
+        .service(web::resource("/favicon.ico").route(web::get().to(statics::favicon)))
+        .service(web::resource("/health/live").route(web::get().to(health::live)))
+        .service(web::resource("/health/ready").route(web::get().to(health::ready)))
+        .default_service(web::to(answer::not_found));
+}
+
+/// The demo relying party; development mode only.
+pub fn demo_routes(config: &mut ServiceConfig) {
+    config
+        .service(web::resource("/demo").route(web::get().to(demo::get)))
+        .service(web::resource("/demo/sign-in").route(web::get().to(demo::sign_in)))
+        .service(web::resource("/demo/callback").route(web::get().to(demo::callback)))
+        .service(web::resource("/demo/tokens").route(web::get().to(demo::tokens)))
+        .service(web::resource("/demo/refresh").route(web::post().to(demo::refresh)))
+        .service(web::resource("/demo/userinfo").route(web::post().to(demo::userinfo)))
+        .service(web::resource("/demo/revoke").route(web::post().to(demo::revoke)))
+        .service(web::resource("/demo/sign-out").route(web::post().to(demo::sign_out)))
+        .service(web::resource("/demo/signed-out").route(web::get().to(demo::signed_out)));
+}

@@ -1,0 +1,37 @@
+//! `POST /token`, RFC 6749 section 3.2.
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+
+use crate::flow::Context;
+use crate::flow::token::exchange;
+use crate::protocol::client_auth::ClientCredentials;
+use crate::protocol::error::OAuthError;
+use crate::protocol::params::Params;
+use crate::protocol::token::{TokenRequest, TokenResponse};
+
+use super::answer::{allow_origin, json_error, private_json};
+use super::request::{Form, authorization, claimed_client, readable_by};
+
+pub async fn post(request: HttpRequest, ctx: web::Data<Context>, Form(params): Form) -> HttpResponse {
+    let response = answer(&request, &ctx, &params).await.unwrap_or_else(|error| json_error(&error));
+    let claimed = claimed_client(authorization(&request).ok().flatten(), &params);
+    allow_origin(response, readable_by(&request, &ctx, claimed.as_deref()))
+}
+
+async fn answer(request: &HttpRequest, ctx: &Context, params: &Params) -> Result<HttpResponse, OAuthError> {
+    params.refuse_repeated()?;
+    let credentials = ClientCredentials::parse(authorization(request)?, params)?;
+    let (_, issued) = exchange(ctx, credentials, TokenRequest::parse(params)?, ctx.now()).await?;
+    Ok(private_json(
+        StatusCode::OK,
+        &TokenResponse {
+            access_token: issued.access.token,
+            token_type: "Bearer",
+            expires_in: issued.access.lifetime.as_secs(),
+            refresh_token: issued.refresh_token,
+            id_token: issued.id_token,
+            scope: issued.access.scope.as_str(),
+        },
+    ))
+}

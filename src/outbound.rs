@@ -1,0 +1,266 @@
+//! Every request that this server makes of others, through one fenced client: https, addresses checked after resolution
+//! and connected to as checked, no redirect followed, size and time bounded (OWASP ASVS 5 V1.3.6, RFC 7591 section 5).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use thiserror::Error;
+use url::{Host, Url};
+
+use crate::config::{HostPort, OutboundConfig};
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+const MAX_BODY: usize = 64 * 1024;
+
+/// A request to another server failed, or was not allowed. Never shown to whoever caused it.
+#[derive(Debug, Error)]
+pub enum OutboundError {
+    #[error("{0}: this address is not allowed; see outbound.allow and outbound.allow_private")]
+    Forbidden(Url),
+    #[error("reading outbound.ca_file")]
+    CaFile(#[source] std::io::Error),
+    #[error("building the client")]
+    Build(#[source] reqwest::Error),
+    #[error("the request failed")]
+    Request(#[source] reqwest::Error),
+    #[error("the answer has status {0}")]
+    Status(u16),
+    #[error("the answer is larger than 64 KiB")]
+    TooLarge,
+    #[error("the answer is not JSON")]
+    Json(#[source] serde_json::Error),
+}
+
+/// The client.
+#[derive(Clone)]
+pub struct Outbound {
+    client: reqwest::Client,
+    fence: Fence,
+}
+
+#[derive(Clone, Debug)]
+struct Fence {
+    allow: Arc<[HostPort]>,
+    allow_private: bool,
+}
+
+impl Outbound {
+    /// # Errors
+    /// When the extra CA file does not read.
+    pub fn new(config: &OutboundConfig) -> Result<Self, OutboundError> {
+        let fence = Fence { allow: config.allow.clone().into(), allow_private: config.allow_private };
+        let mut builder = reqwest::Client::builder()
+            .timeout(TIMEOUT)
+            .connect_timeout(TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .no_proxy()
+            .pool_idle_timeout(Duration::from_secs(30))
+            .pool_max_idle_per_host(2)
+            .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")))
+            .dns_resolver(Arc::new(FencedResolver(fence.clone())));
+        if let Some(path) = &config.ca_file {
+            let pem = std::fs::read(path).map_err(OutboundError::CaFile)?;
+            for certificate in reqwest::Certificate::from_pem_bundle(&pem).map_err(OutboundError::Build)? {
+                builder = builder.add_root_certificate(certificate);
+            }
+        }
+        Ok(Self { client: builder.build().map_err(OutboundError::Build)?, fence })
+    }
+
+    /// Fetches a JSON document.
+    ///
+    /// # Errors
+    /// When the address is not allowed, or the answer is late, large, not 200 or not JSON.
+    pub async fn get_json(&self, address: &Url) -> Result<serde_json::Value, OutboundError> {
+        self.fence.check(address)?;
+        let request = self.client.get(address.clone()).header("accept", "application/json");
+        let response = request.send().await.map_err(OutboundError::Request)?;
+        if response.status() != reqwest::StatusCode::OK {
+            return Err(OutboundError::Status(response.status().as_u16()));
+        }
+        serde_json::from_slice(&bounded(response).await?).map_err(OutboundError::Json)
+    }
+
+    /// Sends a request that was prepared elsewhere; status, headers and body of the answer come back as they are.
+    ///
+    /// # Errors
+    /// When the address is not allowed, or the answer is late or large.
+    pub async fn send(
+        &self,
+        request: reqwest::Request,
+    ) -> Result<(reqwest::StatusCode, reqwest::header::HeaderMap, Vec<u8>), OutboundError> {
+        self.fence.check(request.url())?;
+        let response = self.client.execute(request).await.map_err(OutboundError::Request)?;
+        Ok((response.status(), response.headers().clone(), bounded(response).await?))
+    }
+}
+
+async fn bounded(mut response: reqwest::Response) -> Result<Vec<u8>, OutboundError> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(OutboundError::Request)? {
+        if body.len() + chunk.len() > MAX_BODY {
+            return Err(OutboundError::TooLarge);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+impl Fence {
+    fn lists(&self, host: &str, port: Option<u16>) -> bool {
+        self.allow
+            .iter()
+            .any(|allowed| allowed.host.to_string() == host && port.is_none_or(|port| port == allowed.port))
+    }
+
+    /// What can be told from the address alone. A name is judged again by what it resolves to.
+    fn check(&self, address: &Url) -> Result<(), OutboundError> {
+        let forbidden = || OutboundError::Forbidden(address.clone());
+        let host = address.host().ok_or_else(forbidden)?;
+        let port = address.port_or_known_default();
+        if !address.username().is_empty() || address.password().is_some() {
+            return Err(forbidden());
+        }
+        let listed = self.lists(&host.to_string(), port);
+        let loopback = match &host {
+            Host::Domain(name) => *name == "localhost",
+            Host::Ipv4(ip) => ip.is_loopback(),
+            Host::Ipv6(ip) => ip.is_loopback(),
+        };
+        let scheme = match address.scheme() {
+            "https" => true,
+            // For development only: plain http, to this machine.
+            "http" => loopback && (self.allow_private || listed),
+            _ => false,
+        };
+        let public = match &host {
+            Host::Domain(_) => true,
+            Host::Ipv4(ip) => is_public_v4(*ip),
+            Host::Ipv6(ip) => is_public_v6(*ip),
+        };
+        // A host inside that the operator listed is reached at the listed ports alone.
+        let elsewhere = !listed && !self.allow_private && self.lists(&host.to_string(), None);
+        if scheme && !elsewhere && (public || listed || self.allow_private) { Ok(()) } else { Err(forbidden()) }
+    }
+}
+
+/// Resolves a name and keeps only addresses that may be connected to; the client connects to what comes out of here, so
+/// a second, different answer of the name server changes nothing.
+struct FencedResolver(Fence);
+
+impl Resolve for FencedResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let fence = self.0.clone();
+        Box::pin(async move {
+            let host = name.as_str().to_owned();
+            let all = tokio::net::lookup_host((host.as_str(), 0)).await?;
+            let free = fence.allow_private || fence.lists(&host, None);
+            let kept: Vec<SocketAddr> = all.filter(|address| free || is_public(address.ip())).collect();
+            if kept.is_empty() {
+                return Err("the name resolves to no address that may be connected to".into());
+            }
+            Ok(Box::new(kept.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// Whether an address is one of the public Internet: not loopback, private, link-local (where clouds keep their
+/// metadata), shared, reserved, multicast, or an IPv6 spelling of such an IPv4 address.
+fn is_public(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => is_public_v4(ip),
+        IpAddr::V6(ip) => is_public_v6(ip),
+    }
+}
+
+fn is_public_v4(ip: Ipv4Addr) -> bool {
+    let [a, b, c, _] = ip.octets();
+    !(ip.is_loopback()
+        || ip.is_private()
+        || ip.is_link_local()
+        || ip.is_multicast()
+        || ip.is_broadcast()
+        || ip.is_documentation()
+        || a == 0
+        || a >= 240
+        || (a == 100 && (64..128).contains(&b))
+        || (a == 192 && b == 0 && c == 0)
+        || (a == 198 && (b == 18 || b == 19)))
+}
+
+fn is_public_v6(ip: Ipv6Addr) -> bool {
+    let [a, b, ..] = ip.segments();
+    if let Some(v4) = ip.to_ipv4_mapped() {
+        return is_public_v4(v4);
+    }
+    // NAT64 (RFC 6052), 6to4 and Teredo carry an IPv4 address inside; only global unicast is left after that.
+    let translated = (a == 0x64 && b == 0xff9b) || a == 0x2002 || (a == 0x2001 && b == 0);
+    let documentation = a == 0x2001 && b == 0xdb8;
+    (a & 0xe000) == 0x2000 && !translated && !documentation
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fence(allow_private: bool, allow: &[&str]) -> Fence {
+        let allow = allow.iter().map(|text| {
+            let url = Url::parse(&format!("https://{text}")).unwrap();
+            HostPort { host: url.host().unwrap().to_owned(), port: url.port_or_known_default().unwrap() }
+        });
+        Fence { allow: allow.collect(), allow_private }
+    }
+
+    #[test]
+    fn s95_only_https_to_public_addresses_leaves_the_fence() {
+        let closed = fence(false, &[]);
+        for good in ["https://rp.example/jwks", "https://93.184.216.34/", "https://[2606:4700::1]/"] {
+            assert!(closed.check(&Url::parse(good).unwrap()).is_ok(), "{good}");
+        }
+        for bad in [
+            "http://rp.example/",
+            "ftp://rp.example/",
+            "file:///etc/passwd",
+            "https://user@rp.example/",
+            "https://127.0.0.1/",
+            "https://0x7f.1/",
+            "https://2130706433/",
+            "https://10.0.0.1/",
+            "https://172.16.0.1/",
+            "https://192.168.1.1/",
+            "https://169.254.169.254/latest/meta-data",
+            "https://100.64.0.1/",
+            "https://0.0.0.0/",
+            "https://[::1]/",
+            "https://[::]/",
+            "https://[::ffff:127.0.0.1]/",
+            "https://[::127.0.0.1]/",
+            "https://[fe80::1]/",
+            "https://[fc00::1]/",
+            "https://[64:ff9b::7f00:1]/",
+            "https://[2002:7f00:1::]/",
+        ] {
+            assert!(closed.check(&Url::parse(bad).unwrap()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_operator_opens_the_fence_for_named_hosts_or_for_development() {
+        let listed = fence(false, &["10.0.0.1:8443", "127.0.0.1:9000"]);
+        assert!(listed.check(&Url::parse("https://10.0.0.1:8443/").unwrap()).is_ok());
+        assert!(listed.check(&Url::parse("https://10.0.0.1/").unwrap()).is_err());
+        assert!(listed.check(&Url::parse("http://127.0.0.1:9000/").unwrap()).is_ok());
+        let open = fence(true, &[]);
+        assert!(open.check(&Url::parse("http://localhost:3000/").unwrap()).is_ok());
+        assert!(open.check(&Url::parse("http://10.0.0.1/").unwrap()).is_err());
+    }
+
+    #[actix_web::test]
+    async fn s95_a_name_that_resolves_to_this_machine_is_not_connected_to() {
+        assert!(FencedResolver(fence(false, &[])).resolve("localhost".parse().unwrap()).await.is_err());
+        assert!(FencedResolver(fence(true, &[])).resolve("localhost".parse().unwrap()).await.is_ok());
+    }
+}

@@ -1,0 +1,86 @@
+//! Remembered decisions.
+
+use diesel::prelude::*;
+use diesel::upsert::excluded;
+
+use crate::clock::UnixTime;
+use crate::crypto::opaque::Digest;
+use crate::domain::flow::Progress;
+use crate::domain::grant::Consent;
+use crate::domain::ids::{ClientId, UserId};
+use crate::protocol::scope::Scope;
+
+use super::conn::{Conn, on_backend};
+use super::flows::write_progress;
+use super::schema::consents;
+use super::{Store, StoreError};
+
+fn find(conn: &mut Conn, user: &UserId, client: &ClientId) -> Result<Option<Consent>, StoreError> {
+    let query = consents::table.find((user.as_str(), client.as_str())).select((
+        consents::scope,
+        consents::resources,
+        consents::claims,
+    ));
+    let row: Option<(String, String, String)> =
+        on_backend!(conn, |c| query.first(c).optional()).map_err(StoreError::operation("finding a consent"))?;
+    row.map(|(scope, resources, claims)| {
+        let list = |text: &str| serde_json::from_str(text).map_err(|error| StoreError::corrupt("consent", error));
+        Ok(Consent {
+            scope: Scope::parse(&scope).map_err(|error| StoreError::corrupt("consent", error))?,
+            resources: list(&resources)?,
+            claims: list(&claims)?,
+        })
+    })
+    .transpose()
+}
+
+impl Store {
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn find_consent(&self, user: UserId, client: ClientId) -> Result<Option<Consent>, StoreError> {
+        self.read(move |conn| find(conn, &user, &client)).await
+    }
+
+    /// Remembers a decision, added to what was allowed before, with the step of the flow that it completes.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn record_consent(
+        &self,
+        user: UserId,
+        client: ClientId,
+        allowed: Consent,
+        flow: Digest,
+        progress: Progress,
+        now: UnixTime,
+    ) -> Result<(), StoreError> {
+        self.write(move |conn| {
+            let before = find(conn, &user, &client)?.unwrap_or_default();
+            let consent = before.with(&allowed);
+            let json = |list: &std::collections::BTreeSet<String>| {
+                serde_json::to_string(list).map_err(|error| StoreError::corrupt("consent", error))
+            };
+            let row = (
+                consents::user_id.eq(user.as_str()),
+                consents::client_id.eq(client.as_str()),
+                consents::scope.eq(consent.scope.as_str()),
+                consents::resources.eq(json(&consent.resources)?),
+                consents::claims.eq(json(&consent.claims)?),
+                consents::updated_at.eq(now.millis()),
+            );
+            let upsert = diesel::insert_into(consents::table)
+                .values(row)
+                .on_conflict((consents::user_id, consents::client_id))
+                .do_update()
+                .set((
+                    consents::scope.eq(excluded(consents::scope)),
+                    consents::resources.eq(excluded(consents::resources)),
+                    consents::claims.eq(excluded(consents::claims)),
+                    consents::updated_at.eq(excluded(consents::updated_at)),
+                ));
+            on_backend!(conn, |c| upsert.execute(c)).map_err(StoreError::operation("remembering a consent"))?;
+            write_progress(conn, &flow, &progress)
+        })
+        .await
+    }
+}

@@ -1,0 +1,94 @@
+//! Sign-ins on their way.
+
+use diesel::prelude::*;
+
+use crate::clock::UnixTime;
+use crate::crypto::opaque::Digest;
+use crate::domain::flow::{Flow, Progress};
+
+use super::conn::{Conn, Fixed, on_backend};
+use super::schema::flows;
+use super::{Store, StoreError};
+
+/// Writes what a flow has come to. A flow that is gone meanwhile stays gone.
+pub(super) fn write_progress(conn: &mut Conn, flow: &Digest, progress: &Progress) -> Result<(), StoreError> {
+    let progress = serde_json::to_string(progress).map_err(|error| StoreError::corrupt("flow", error))?;
+    let update = diesel::update(flows::table.find(flow.as_bytes().as_slice())).set(flows::progress.eq(progress));
+    on_backend!(conn, |c| Fixed(update).execute(c)).map_err(StoreError::operation("storing a step"))?;
+    Ok(())
+}
+
+/// Ends a flow; false when it had ended already, and then whoever asked must give nothing.
+pub(super) fn complete(conn: &mut Conn, flow: &Digest) -> Result<bool, StoreError> {
+    let delete = diesel::delete(flows::table.find(flow.as_bytes().as_slice()));
+    let rows = on_backend!(conn, |c| Fixed(delete).execute(c)).map_err(StoreError::operation("completing a flow"))?;
+    Ok(rows == 1)
+}
+
+impl Store {
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn create_flow(
+        &self,
+        id: Digest,
+        browser: Digest,
+        flow: Flow,
+        expires_at: UnixTime,
+    ) -> Result<(), StoreError> {
+        self.write(move |conn| {
+            let json = |value: serde_json::Result<String>| value.map_err(|error| StoreError::corrupt("flow", error));
+            let row = (
+                flows::flow_digest.eq(id.as_bytes().as_slice()),
+                flows::browser_digest.eq(browser.as_bytes().as_slice()),
+                flows::destination.eq(json(serde_json::to_string(&flow.destination))?),
+                flows::progress.eq(json(serde_json::to_string(&flow.progress))?),
+                flows::created_at.eq(flow.created_at.millis()),
+                flows::expires_at.eq(expires_at.millis()),
+            );
+            on_backend!(conn, |c| diesel::insert_into(flows::table).values(row).execute(c))
+                .map_err(StoreError::operation("storing a flow"))?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// A flow of this very browser that has not run out.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn find_flow(&self, id: Digest, browser: Digest, now: UnixTime) -> Result<Option<Flow>, StoreError> {
+        self.read(move |conn| {
+            let query = flows::table
+                .find(id.as_bytes().as_slice())
+                .filter(flows::browser_digest.eq(browser.as_bytes().as_slice()))
+                .filter(flows::expires_at.gt(now.millis()))
+                .select((flows::destination, flows::progress, flows::created_at));
+            let row: Option<(String, String, i64)> =
+                on_backend!(conn, |c| query.first(c).optional()).map_err(StoreError::operation("finding a flow"))?;
+            let corrupt = |error| StoreError::corrupt("flow", error);
+            row.map(|(destination, progress, created_at)| {
+                Ok(Flow {
+                    destination: serde_json::from_str(&destination).map_err(corrupt)?,
+                    progress: serde_json::from_str(&progress).map_err(corrupt)?,
+                    created_at: UnixTime::from_millis(created_at),
+                })
+            })
+            .transpose()
+        })
+        .await
+    }
+
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn record_progress(&self, id: Digest, progress: Progress) -> Result<(), StoreError> {
+        self.write(move |conn| write_progress(conn, &id, &progress)).await
+    }
+
+    /// Ends a flow that gives nothing; false when it had ended already.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn complete_flow(&self, id: Digest) -> Result<bool, StoreError> {
+        self.write(move |conn| complete(conn, &id)).await
+    }
+}

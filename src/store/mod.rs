@@ -1,0 +1,198 @@
+//! The database. One method per operation of the product, each one transaction; nobody outside names diesel or a table.
+//! SQLite has one writing thread with group commit and a few readers; PostgreSQL, where it comes, a pool.
+
+mod conn;
+mod consents;
+mod executor;
+mod flows;
+mod grants;
+mod registry;
+mod revocations;
+mod schema;
+mod sessions;
+mod sweep;
+mod throttles;
+mod users;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use diesel::{QueryableByName, RunQueryDsl as _, sql_query};
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
+use thiserror::Error;
+
+use crate::config::DatabaseUrl;
+
+use conn::{Conn, on_backend};
+use executor::Executor;
+
+pub use grants::{Exchange, NewGrant, Rotation, RotationRequest, TokenState};
+pub use registry::{Registered, RegistryRows};
+pub use sessions::{NewSession, SignIn};
+pub use users::{Credential, NewUser};
+
+type SqliteMigration = dyn diesel::migration::Migration<diesel::sqlite::Sqlite>;
+
+const SQLITE_MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
+
+/// What SQLite's own list of fixed defects asks for; older ones can lose a commit.
+const OLDEST_SQLITE: (u32, u32, u32) = (3, 53, 2);
+const READERS: usize = 2;
+
+/// An operation of the database failed. What a caller asked wrong is a value, never one of these.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    #[error("opening the database")]
+    Open(#[source] diesel::ConnectionError),
+    #[error("{operation}")]
+    Operation { operation: &'static str, source: diesel::result::Error },
+    #[error("the transaction was not committed: {0}")]
+    Commit(String),
+    #[error("the queue of the database is full")]
+    QueueFull,
+    #[error("a database thread is gone")]
+    ThreadGone,
+    #[error("a database operation panicked")]
+    Panicked,
+    #[error("starting a database thread")]
+    Spawn(#[source] std::io::Error),
+    #[error("migrating the database: {0}")]
+    Migration(String),
+    #[error("the database was made by a newer Countersign (migration {0}); use that version or restore a backup")]
+    NewerSchema(String),
+    #[error("SQLite {0} is too old; 3.53.2 or newer is needed")]
+    OldSqlite(String),
+    #[error("{0}: another Countersign is serving this database")]
+    Locked(PathBuf),
+    #[error("{path}: {source}")]
+    File { path: PathBuf, source: std::io::Error },
+    #[error("a stored {what} does not read back: {detail}")]
+    Corrupt { what: &'static str, detail: String },
+    #[error("PostgreSQL is not supported by this version")]
+    Unsupported,
+    #[error(transparent)]
+    Crypto(#[from] crate::crypto::CryptoError),
+}
+
+impl StoreError {
+    /// Names the operation that failed.
+    pub(crate) fn operation(operation: &'static str) -> impl FnOnce(diesel::result::Error) -> Self {
+        move |source| Self::Operation { operation, source }
+    }
+
+    pub(crate) fn corrupt(what: &'static str, detail: impl std::fmt::Display) -> Self {
+        Self::Corrupt { what, detail: detail.to_string() }
+    }
+
+    /// Whether the same request may succeed later: the answer is 503 then, not 500.
+    #[must_use]
+    pub fn is_temporary(&self) -> bool {
+        use diesel::result::Error;
+        match self {
+            Self::QueueFull | Self::ThreadGone | Self::Commit(_) | Self::Open(_) => true,
+            Self::Operation { source, .. } => {
+                matches!(source, Error::DatabaseError(..) | Error::BrokenTransactionManager)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The database, ready.
+#[derive(Clone)]
+pub struct Store {
+    writer: Executor,
+    readers: Executor,
+}
+
+/// Held by the one server of a SQLite file; released when it ends, however it ends.
+#[derive(Debug)]
+pub struct ServeLock {
+    _file: File,
+}
+
+impl Store {
+    /// Opens the database and brings its schema up to date.
+    ///
+    /// # Errors
+    /// When it cannot be opened, is newer than this program, or the SQLite library is too old.
+    pub fn open(url: &DatabaseUrl) -> Result<Self, StoreError> {
+        let DatabaseUrl::Sqlite(path) = url else { return Err(StoreError::Unsupported) };
+        let text = path.to_string_lossy();
+        // One at a time: a command may be started while the server makes its first start.
+        let _migrating = lock(path, "migrate", true)?;
+        let mut writer = Conn::open_sqlite(&text)?;
+        check_sqlite(&mut writer)?;
+        migrate(&mut writer)?;
+        let readers = (0..READERS).map(|_| Conn::open_sqlite(&text)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self { writer: Executor::sqlite_writer(writer)?, readers: Executor::pool("store-reader", readers, false)? })
+    }
+
+    /// Claims the database for one server.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] while another server runs on it.
+    pub fn lock_for_serving(url: &DatabaseUrl) -> Result<ServeLock, StoreError> {
+        let DatabaseUrl::Sqlite(path) = url else { return Err(StoreError::Unsupported) };
+        lock(path, "serve", false).map(|file| ServeLock { _file: file })
+    }
+
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Conn) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.writer.run(work).await
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Conn) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.readers.run(work).await
+    }
+}
+
+fn lock(database: &Path, purpose: &str, wait: bool) -> Result<File, StoreError> {
+    let mut path = database.as_os_str().to_owned();
+    path.push(format!(".{purpose}.lock"));
+    let path = PathBuf::from(path);
+    let failed = |source| StoreError::File { path: path.clone(), source };
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    if wait {
+        file.lock().map_err(failed)?;
+        return Ok(file);
+    }
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(StoreError::Locked(database.to_owned())),
+        Err(std::fs::TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+#[derive(QueryableByName)]
+struct Version {
+    #[diesel(sql_type = diesel::sql_types::Text)]
+    version: String,
+}
+
+fn check_sqlite(conn: &mut Conn) -> Result<(), StoreError> {
+    let version: Version = on_backend!(conn, |c| sql_query("SELECT sqlite_version() AS version").get_result(c))
+        .map_err(StoreError::operation("asking SQLite for its version"))?;
+    let mut parts = version.version.split('.').map(|part| part.parse().unwrap_or(0));
+    let mut part = || parts.next().unwrap_or(0);
+    if (part(), part(), part()) < OLDEST_SQLITE { Err(StoreError::OldSqlite(version.version)) } else { Ok(()) }
+}
+
+fn migrate(conn: &mut Conn) -> Result<(), StoreError> {
+    use diesel::migration::MigrationSource as _;
+    let failed = |error: Box<dyn std::error::Error + Send + Sync>| StoreError::Migration(error.to_string());
+    let Conn::Sqlite(conn) = conn else { return Err(StoreError::Unsupported) };
+    let known: Vec<Box<SqliteMigration>> = SQLITE_MIGRATIONS.migrations().map_err(failed)?;
+    let known: Vec<String> = known.iter().map(|migration| migration.name().version().to_string()).collect();
+    let applied = conn.applied_migrations().map_err(failed)?;
+    if let Some(newer) = applied.iter().map(ToString::to_string).find(|version| !known.contains(version)) {
+        return Err(StoreError::NewerSchema(newer));
+    }
+    conn.run_pending_migrations(SQLITE_MIGRATIONS).map_err(failed)?;
+    Ok(())
+}

@@ -1,0 +1,278 @@
+//! What the server keeps in memory: clients, resources, signing keys. Every change moves the counter that running
+//! servers watch.
+
+use diesel::prelude::*;
+use serde_json::Value;
+
+use crate::clock::UnixTime;
+use crate::crypto::opaque::Digest;
+use crate::domain::client::Client;
+use crate::domain::ids::ClientId;
+use crate::domain::key::SigningKey;
+use crate::domain::resource::Resource;
+use crate::protocol::jose::SigningAlgorithm;
+use crate::protocol::scope::Scope;
+
+use super::conn::{Conn, on_backend};
+use super::revocations::{Reason, Target, append};
+use super::schema::{clients, counters, resources, signing_keys};
+use super::{Store, StoreError};
+
+const REGISTRY: &str = "registry";
+
+/// One reading of everything that is registered.
+pub struct RegistryRows {
+    pub version: i64,
+    pub clients: Vec<Client>,
+    pub resources: Vec<Resource>,
+    pub keys: Vec<SigningKey>,
+}
+
+/// Whether something new was put in, or was there already.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Registered {
+    Done,
+    Exists,
+}
+
+type ClientRow = (String, String, Option<Vec<u8>>, Option<Vec<u8>>, Option<i64>, i64);
+type ResourceRow = (String, Option<String>, String, Option<i64>, Option<String>, Option<String>, i64);
+type KeyRow = (String, String, String, Vec<u8>, i64, i64, Option<i64>);
+
+pub(super) fn changed(conn: &mut Conn) -> Result<(), StoreError> {
+    let counter = diesel::update(counters::table.find(REGISTRY)).set(counters::value.eq(counters::value + 1));
+    on_backend!(conn, |c| counter.execute(c)).map_err(StoreError::operation("counting a change"))?;
+    Ok(())
+}
+
+fn client(row: ClientRow) -> Result<Client, StoreError> {
+    let (id, metadata, secret, previous, previous_until, created_at) = row;
+    let metadata = serde_json::from_str(&metadata).map_err(|error| StoreError::corrupt("client", error))?;
+    let digest = |bytes: Option<Vec<u8>>| bytes.and_then(|bytes| Digest::from_stored(&bytes));
+    let mut client =
+        Client::new(ClientId::from_stored(id), metadata, digest(secret), UnixTime::from_millis(created_at));
+    client.previous_secret = digest(previous).zip(previous_until.map(UnixTime::from_millis));
+    Ok(client)
+}
+
+fn resource(row: ResourceRow) -> Result<Resource, StoreError> {
+    let (identifier, name, scope, lifetime, algorithm, resource_server, created_at) = row;
+    Ok(Resource {
+        identifier,
+        name,
+        scope: Scope::parse(&scope).map_err(|error| StoreError::corrupt("scope", error))?,
+        access_token_lifetime: lifetime
+            .and_then(|millis| u64::try_from(millis).ok())
+            .map(std::time::Duration::from_millis),
+        access_token_signing_alg: algorithm.as_deref().and_then(SigningAlgorithm::parse),
+        resource_server: resource_server.map(ClientId::from_stored),
+        created_at: UnixTime::from_millis(created_at),
+    })
+}
+
+fn key(row: KeyRow) -> Result<SigningKey, StoreError> {
+    let (key_id, algorithm, public_jwk, sealed_private, created_at, active_at, expires_at) = row;
+    Ok(SigningKey {
+        algorithm: SigningAlgorithm::parse(&algorithm).ok_or_else(|| StoreError::corrupt("algorithm", &algorithm))?,
+        public_jwk: serde_json::from_str::<Value>(&public_jwk).map_err(|error| StoreError::corrupt("key", error))?,
+        key_id,
+        sealed_private,
+        created_at: UnixTime::from_millis(created_at),
+        active_at: UnixTime::from_millis(active_at),
+        expires_at: expires_at.map(UnixTime::from_millis),
+    })
+}
+
+fn insert_key(conn: &mut Conn, key: &SigningKey) -> Result<(), StoreError> {
+    let row = (
+        signing_keys::key_id.eq(&key.key_id),
+        signing_keys::algorithm.eq(key.algorithm.as_str()),
+        signing_keys::public_jwk.eq(key.public_jwk.to_string()),
+        signing_keys::sealed_private.eq(&key.sealed_private),
+        signing_keys::created_at.eq(key.created_at.millis()),
+        signing_keys::active_at.eq(key.active_at.millis()),
+        signing_keys::expires_at.eq(key.expires_at.map(UnixTime::millis)),
+    );
+    on_backend!(conn, |c| diesel::insert_into(signing_keys::table).values(row).execute(c))
+        .map_err(StoreError::operation("storing a signing key"))?;
+    Ok(())
+}
+
+impl Store {
+    /// The counter of changes: when it moved, [`Store::registry`] has something new.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn registry_version(&self) -> Result<i64, StoreError> {
+        self.read(|conn| {
+            on_backend!(conn, |c| counters::table.find(REGISTRY).select(counters::value).first(c))
+                .map_err(StoreError::operation("reading the change counter"))
+        })
+        .await
+    }
+
+    /// Everything registered, with the counter read first: a change in between is seen again, never missed.
+    ///
+    /// # Errors
+    /// When the database cannot be read or holds what does not read back.
+    pub async fn registry(&self) -> Result<RegistryRows, StoreError> {
+        let version = self.registry_version().await?;
+        self.read(move |conn| {
+            let failed = || StoreError::operation("reading the registry");
+            let client_rows: Vec<ClientRow> = on_backend!(conn, |c| clients::table.load(c)).map_err(failed())?;
+            let resource_rows: Vec<ResourceRow> = on_backend!(conn, |c| resources::table.load(c)).map_err(failed())?;
+            let key_rows: Vec<KeyRow> = on_backend!(conn, |c| signing_keys::table.load(c)).map_err(failed())?;
+            Ok(RegistryRows {
+                version,
+                clients: client_rows.into_iter().map(client).collect::<Result<_, _>>()?,
+                resources: resource_rows.into_iter().map(resource).collect::<Result<_, _>>()?,
+                keys: key_rows.into_iter().map(key).collect::<Result<_, _>>()?,
+            })
+        })
+        .await
+    }
+
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn create_client(&self, client: Client) -> Result<(), StoreError> {
+        self.write(move |conn| {
+            let metadata =
+                serde_json::to_string(&client.metadata).map_err(|error| StoreError::corrupt("client", error))?;
+            let row = (
+                clients::client_id.eq(client.id.as_str()),
+                clients::metadata.eq(metadata),
+                clients::secret_digest.eq(client.secret.as_ref().map(|digest| digest.as_bytes().to_vec())),
+                clients::created_at.eq(client.created_at.millis()),
+            );
+            on_backend!(conn, |c| diesel::insert_into(clients::table).values(row).execute(c))
+                .map_err(StoreError::operation("storing a client"))?;
+            changed(conn)
+        })
+        .await
+    }
+
+    /// Replaces the secret; the one before stays good until then. False when there is no such client.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn rotate_client_secret(
+        &self,
+        id: ClientId,
+        secret: Digest,
+        previous_until: UnixTime,
+    ) -> Result<bool, StoreError> {
+        self.write(move |conn| {
+            let update = diesel::update(clients::table.find(id.as_str())).set((
+                clients::previous_secret_digest.eq(clients::secret_digest),
+                clients::previous_secret_until.eq(previous_until.millis()),
+                clients::secret_digest.eq(secret.as_bytes().as_slice()),
+            ));
+            let rows =
+                on_backend!(conn, |c| update.execute(c)).map_err(StoreError::operation("rotating a client secret"))?;
+            changed(conn)?;
+            Ok(rows == 1)
+        })
+        .await
+    }
+
+    /// Removes a client and, with it, its grants, its tokens and the consents given to it. False when there is none.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn delete_client(&self, id: ClientId, now: UnixTime) -> Result<bool, StoreError> {
+        self.write(move |conn| {
+            let delete = diesel::delete(clients::table.find(id.as_str()));
+            let rows = on_backend!(conn, |c| delete.execute(c)).map_err(StoreError::operation("deleting a client"))?;
+            if rows == 1 {
+                append(conn, Target::Client(&id), Reason::ClientDeleted, now, now)?;
+                changed(conn)?;
+            }
+            Ok(rows == 1)
+        })
+        .await
+    }
+
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn create_resource(&self, resource: Resource) -> Result<Registered, StoreError> {
+        self.write(move |conn| {
+            let lifetime = resource.access_token_lifetime.and_then(|span| i64::try_from(span.as_millis()).ok());
+            let row = (
+                resources::identifier.eq(&resource.identifier),
+                resources::name.eq(&resource.name),
+                resources::scope.eq(resource.scope.as_str()),
+                resources::access_token_lifetime.eq(lifetime),
+                resources::access_token_signing_alg.eq(resource.access_token_signing_alg.map(SigningAlgorithm::as_str)),
+                resources::resource_server.eq(resource.resource_server.as_ref().map(ClientId::as_str)),
+                resources::created_at.eq(resource.created_at.millis()),
+            );
+            let insert = diesel::insert_into(resources::table).values(row).on_conflict_do_nothing();
+            let rows = on_backend!(conn, |c| insert.execute(c)).map_err(StoreError::operation("storing a resource"))?;
+            if rows == 0 {
+                return Ok(Registered::Exists);
+            }
+            changed(conn)?;
+            Ok(Registered::Done)
+        })
+        .await
+    }
+
+    /// False when there is no such resource.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn delete_resource(&self, identifier: String) -> Result<bool, StoreError> {
+        self.write(move |conn| {
+            let delete = diesel::delete(resources::table.find(identifier));
+            let rows =
+                on_backend!(conn, |c| delete.execute(c)).map_err(StoreError::operation("deleting a resource"))?;
+            changed(conn)?;
+            Ok(rows == 1)
+        })
+        .await
+    }
+
+    /// Adds keys where there is none of their algorithm: the first start, or a new algorithm after an upgrade.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn add_first_keys(&self, keys: Vec<SigningKey>) -> Result<(), StoreError> {
+        self.write(move |conn| {
+            for key in keys {
+                let same = signing_keys::table.filter(signing_keys::algorithm.eq(key.algorithm.as_str())).count();
+                let count: i64 = on_backend!(conn, |c| same.get_result(c))
+                    .map_err(StoreError::operation("counting signing keys"))?;
+                if count == 0 {
+                    insert_key(conn, &key)?;
+                    changed(conn)?;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Adds the successor and lets the keys before it go at `retire_at`, when the last token they signed is dead. Keys that
+    /// wait to sign from a later moment than the successor go at once.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn rotate_key(&self, successor: SigningKey, retire_at: UnixTime) -> Result<(), StoreError> {
+        self.write(move |conn| {
+            // A key that is to sign from later on has signed nothing yet, and would take over from this one again.
+            let overtaken = signing_keys::table
+                .filter(signing_keys::algorithm.eq(successor.algorithm.as_str()))
+                .filter(signing_keys::active_at.gt(successor.active_at.millis()));
+            on_backend!(conn, |c| diesel::delete(overtaken).execute(c))
+                .map_err(StoreError::operation("removing an overtaken signing key"))?;
+            let older = signing_keys::table
+                .filter(signing_keys::algorithm.eq(successor.algorithm.as_str()))
+                .filter(signing_keys::expires_at.is_null());
+            let update = diesel::update(older).set(signing_keys::expires_at.eq(retire_at.millis()));
+            on_backend!(conn, |c| update.execute(c)).map_err(StoreError::operation("retiring a signing key"))?;
+            insert_key(conn, &successor)?;
+            changed(conn)
+        })
+        .await
+    }
+}

@@ -1,0 +1,155 @@
+//! The tables as diesel sees them; a test compares them with what the migrations make.
+
+use diesel::{allow_tables_to_appear_in_same_query, table};
+
+table! {
+    counters (name) {
+        name -> Text,
+        value -> BigInt,
+    }
+}
+
+table! {
+    users (user_id) {
+        user_id -> Text,
+        normal_name -> Text,
+        username -> Text,
+        email -> Nullable<Text>,
+        email_verified -> Bool,
+        password_hash -> Nullable<Text>,
+        is_admin -> Bool,
+        claims -> Text,
+        disabled_at -> Nullable<BigInt>,
+        created_at -> BigInt,
+        updated_at -> BigInt,
+    }
+}
+
+table! {
+    clients (client_id) {
+        client_id -> Text,
+        metadata -> Text,
+        secret_digest -> Nullable<Binary>,
+        previous_secret_digest -> Nullable<Binary>,
+        previous_secret_until -> Nullable<BigInt>,
+        created_at -> BigInt,
+    }
+}
+
+table! {
+    resources (identifier) {
+        identifier -> Text,
+        name -> Nullable<Text>,
+        scope -> Text,
+        access_token_lifetime -> Nullable<BigInt>,
+        access_token_signing_alg -> Nullable<Text>,
+        resource_server -> Nullable<Text>,
+        created_at -> BigInt,
+    }
+}
+
+table! {
+    signing_keys (key_id) {
+        key_id -> Text,
+        algorithm -> Text,
+        public_jwk -> Text,
+        sealed_private -> Binary,
+        created_at -> BigInt,
+        active_at -> BigInt,
+        expires_at -> Nullable<BigInt>,
+    }
+}
+
+table! {
+    sessions (session_id) {
+        session_id -> Text,
+        cookie_digest -> Binary,
+        user_id -> Text,
+        auth_time -> BigInt,
+        acr -> Text,
+        amr -> Text,
+        created_at -> BigInt,
+        last_seen_at -> BigInt,
+        expires_at -> BigInt,
+        ended_at -> Nullable<BigInt>,
+    }
+}
+
+table! {
+    flows (flow_digest) {
+        flow_digest -> Binary,
+        browser_digest -> Binary,
+        destination -> Text,
+        progress -> Text,
+        created_at -> BigInt,
+        expires_at -> BigInt,
+    }
+}
+
+table! {
+    consents (user_id, client_id) {
+        user_id -> Text,
+        client_id -> Text,
+        scope -> Text,
+        resources -> Text,
+        claims -> Text,
+        updated_at -> BigInt,
+    }
+}
+
+table! {
+    grants (grant_id) {
+        grant_id -> Text,
+        handle_digest -> Binary,
+        client_id -> Text,
+        user_id -> Text,
+        session_id -> Text,
+        scope -> Text,
+        is_offline -> Bool,
+        details -> Text,
+        auth_time -> BigInt,
+        acr -> Text,
+        amr -> Text,
+        created_at -> BigInt,
+        code_digest -> Binary,
+        code_binding -> Binary,
+        code_expires_at -> BigInt,
+        code_consumed_at -> Nullable<BigInt>,
+        refresh_digest -> Nullable<Binary>,
+        previous_refresh_digest -> Nullable<Binary>,
+        rotated_at -> Nullable<BigInt>,
+        refresh_expires_at -> Nullable<BigInt>,
+        expires_at -> BigInt,
+        revoked_at -> Nullable<BigInt>,
+    }
+}
+
+table! {
+    revocations (sequence) {
+        sequence -> BigInt,
+        kind -> Text,
+        target -> Text,
+        not_before -> BigInt,
+        reason -> Text,
+        recorded_at -> BigInt,
+        expires_at -> BigInt,
+    }
+}
+
+table! {
+    assertion_ids (assertion_digest) {
+        assertion_digest -> Binary,
+        expires_at -> BigInt,
+    }
+}
+
+table! {
+    throttles (bucket) {
+        bucket -> Text,
+        failures -> BigInt,
+        retry_at -> BigInt,
+        expires_at -> BigInt,
+    }
+}
+
+allow_tables_to_appear_in_same_query!(users, clients, sessions, grants, consents, revocations);

@@ -1,0 +1,205 @@
+//! Browser sessions.
+
+use diesel::prelude::*;
+
+use crate::clock::UnixTime;
+use crate::crypto::opaque::Digest;
+use crate::domain::flow::Progress;
+use crate::domain::ids::{SessionId, UserId};
+use crate::domain::session::{Authentication, Session, SignedIn};
+use crate::domain::user::User;
+
+use super::conn::{Fixed, on_backend};
+use super::flows::write_progress;
+use super::revocations::{Reason, Target, append};
+use super::schema::{sessions, users};
+use super::throttles::{forgive, wait};
+use super::users::{USER, UserRow};
+use super::{Store, StoreError};
+
+/// A proven sign-in, to be stored with the step of the flow that it completes.
+pub struct NewSession {
+    pub session: Session,
+    pub cookie: Digest,
+    /// The same person's session in this browser, which goes on under a new cookie.
+    pub continues: bool,
+    /// Another session of this browser, which ends: its person has been replaced.
+    pub replaces: Option<SessionId>,
+    /// The password under today's parameters, where the stored hash had others, and the hash that it replaces.
+    pub rehashed: Option<(String, String)>,
+    /// The count of wrong guesses that this right one must not have to wait for, and clears.
+    pub throttle: String,
+    pub flow: Digest,
+    pub progress: Progress,
+}
+
+/// What storing a sign-in led to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum SignIn {
+    Done,
+    /// The account was disabled, or the session to continue ended, meanwhile. Nothing was stored.
+    Gone,
+    /// Too many wrong guesses came in meanwhile; not before this instant. Nothing was stored.
+    Blocked(UnixTime),
+}
+
+#[derive(Queryable)]
+struct SessionRow {
+    session_id: String,
+    user_id: String,
+    auth_time: i64,
+    acr: String,
+    amr: String,
+    last_seen_at: i64,
+    expires_at: i64,
+}
+
+const SESSION: (
+    sessions::session_id,
+    sessions::user_id,
+    sessions::auth_time,
+    sessions::acr,
+    sessions::amr,
+    sessions::last_seen_at,
+    sessions::expires_at,
+) = (
+    sessions::session_id,
+    sessions::user_id,
+    sessions::auth_time,
+    sessions::acr,
+    sessions::amr,
+    sessions::last_seen_at,
+    sessions::expires_at,
+);
+
+impl From<SessionRow> for Session {
+    fn from(row: SessionRow) -> Self {
+        Self {
+            id: SessionId::from_stored(row.session_id),
+            user_id: UserId::from_stored(row.user_id),
+            authentication: Authentication { at: UnixTime::from_millis(row.auth_time), acr: row.acr, amr: row.amr },
+            last_seen_at: UnixTime::from_millis(row.last_seen_at),
+            expires_at: UnixTime::from_millis(row.expires_at),
+        }
+    }
+}
+
+impl Store {
+    /// The live session of a cookie, and whose it is: not ended, not past its end, seen since `idle_since`, its person
+    /// not disabled.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn find_session(
+        &self,
+        cookie: Digest,
+        idle_since: UnixTime,
+        now: UnixTime,
+    ) -> Result<Option<SignedIn>, StoreError> {
+        self.read(move |conn| {
+            let query = sessions::table
+                .inner_join(users::table.on(users::user_id.eq(sessions::user_id)))
+                .filter(sessions::cookie_digest.eq(cookie.as_bytes().as_slice()))
+                .filter(sessions::ended_at.is_null())
+                .filter(sessions::expires_at.gt(now.millis()))
+                .filter(sessions::last_seen_at.gt(idle_since.millis()))
+                .filter(users::disabled_at.is_null())
+                .select((SESSION, USER));
+            let row: Option<(SessionRow, UserRow)> =
+                on_backend!(conn, |c| query.first(c).optional()).map_err(StoreError::operation("finding a session"))?;
+            row.map(|(session, user)| Ok(SignedIn { session: session.into(), user: User::try_from(user)? })).transpose()
+        })
+        .await
+    }
+
+    /// Stores a sign-in and the step of the flow that it completes, together. A new cookie each time (a session that was
+    /// planted before the sign-in gives nothing); a new `sid` unless the same person signed in again.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn sign_in(&self, new: NewSession, now: UnixTime) -> Result<SignIn, StoreError> {
+        self.write(move |conn| {
+            let failed = || StoreError::operation("storing a sign-in");
+            let session = &new.session;
+            if let Some(until) = wait(conn, &new.throttle, now)? {
+                return Ok(SignIn::Blocked(until));
+            }
+            forgive(conn, &new.throttle)?;
+            let alive = users::table.find(session.user_id.as_str()).filter(users::disabled_at.is_null());
+            let alive: Option<String> =
+                on_backend!(conn, |c| alive.select(users::user_id).first(c).optional()).map_err(failed())?;
+            if alive.is_none() {
+                return Ok(SignIn::Gone);
+            }
+            let fields = (
+                sessions::cookie_digest.eq(new.cookie.as_bytes().as_slice()),
+                sessions::auth_time.eq(session.authentication.at.millis()),
+                sessions::acr.eq(&session.authentication.acr),
+                sessions::amr.eq(&session.authentication.amr),
+                sessions::last_seen_at.eq(session.last_seen_at.millis()),
+                sessions::expires_at.eq(session.expires_at.millis()),
+            );
+            if new.continues {
+                let update =
+                    diesel::update(sessions::table.find(session.id.as_str()).filter(sessions::ended_at.is_null()));
+                let rows = on_backend!(conn, |c| update.set(fields).execute(c)).map_err(failed())?;
+                if rows != 1 {
+                    return Ok(SignIn::Gone);
+                }
+            } else {
+                let row = (
+                    sessions::session_id.eq(session.id.as_str()),
+                    sessions::user_id.eq(session.user_id.as_str()),
+                    sessions::created_at.eq(now.millis()),
+                    fields,
+                );
+                on_backend!(conn, |c| diesel::insert_into(sessions::table).values(row).execute(c)).map_err(failed())?;
+            }
+            if let Some(replaced) = &new.replaces {
+                let end =
+                    diesel::update(sessions::table.find(replaced.as_str())).set(sessions::ended_at.eq(now.millis()));
+                on_backend!(conn, |c| end.execute(c)).map_err(failed())?;
+                append(conn, Target::Session(replaced), Reason::SignedOut, now, now)?;
+            }
+            if let Some((before, after)) = &new.rehashed {
+                // Only over the very hash that was checked: a password set meanwhile is not undone.
+                let same = users::table.find(session.user_id.as_str()).filter(users::password_hash.eq(before));
+                let update = diesel::update(same).set(users::password_hash.eq(after));
+                on_backend!(conn, |c| update.execute(c)).map_err(failed())?;
+            }
+            write_progress(conn, &new.flow, &new.progress)?;
+            Ok(SignIn::Done)
+        })
+        .await
+    }
+
+    /// Notes that a session is in use.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn touch_session(&self, id: SessionId, now: UnixTime) -> Result<(), StoreError> {
+        self.write(move |conn| {
+            let update = diesel::update(sessions::table.find(id.as_str())).set(sessions::last_seen_at.eq(now.millis()));
+            on_backend!(conn, |c| Fixed(update).execute(c)).map_err(StoreError::operation("touching a session"))?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Ends a session: one write at the highest thing that ended. Grants and tokens are judged by it.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn end_session(&self, id: SessionId, now: UnixTime) -> Result<(), StoreError> {
+        self.write(move |conn| {
+            let open = sessions::table.find(id.as_str()).filter(sessions::ended_at.is_null());
+            let end = diesel::update(open).set(sessions::ended_at.eq(now.millis()));
+            let rows = on_backend!(conn, |c| end.execute(c)).map_err(StoreError::operation("ending a session"))?;
+            if rows == 1 {
+                append(conn, Target::Session(&id), Reason::SignedOut, now, now)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+}

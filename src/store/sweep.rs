@@ -1,0 +1,75 @@
+//! Taking out what is dead, a little at a time, so that no request waits behind it.
+
+use diesel::prelude::*;
+use diesel::sql_query;
+
+use crate::clock::UnixTime;
+use crate::crypto::opaque::Digest;
+
+use super::conn::{Conn, on_backend};
+use super::grants::GRACE;
+use super::registry::changed;
+use super::schema::assertion_ids;
+use super::{Store, StoreError};
+
+/// Rows taken from one table in one transaction.
+const BATCH: i64 = 200;
+
+/// Diesel cannot delete by a sub-select of the same table; the text is made of our own words and one number.
+fn sweep_table(conn: &mut Conn, table: &str, key: &str, before: UnixTime) -> Result<usize, StoreError> {
+    let before = before.millis();
+    let text = format!(
+        "DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE expires_at < {before} LIMIT {BATCH})"
+    );
+    on_backend!(conn, |c| sql_query(text).execute(c)).map_err(StoreError::operation("sweeping"))
+}
+
+impl Store {
+    /// Deletes a batch of dead rows of every kind; how many there were. Rows that a token may still be judged by stay
+    /// until the last such token is dead.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn sweep(&self, now: UnixTime) -> Result<usize, StoreError> {
+        let late = now.minus(GRACE);
+        let tables = [
+            ("flows", "flow_digest", now),
+            ("assertion_ids", "assertion_digest", now),
+            ("throttles", "bucket", now),
+            ("revocations", "sequence", now),
+            ("grants", "grant_id", late),
+            ("sessions", "session_id", late),
+        ];
+        let mut swept = 0;
+        for (table, key, before) in tables {
+            swept += self.write(move |conn| sweep_table(conn, table, key, before)).await?;
+        }
+        let keys = self.write(move |conn| {
+            let rows = sweep_table(conn, "signing_keys", "key_id", now)?;
+            if rows > 0 {
+                changed(conn)?;
+            }
+            Ok(rows)
+        });
+        Ok(swept + keys.await?)
+    }
+
+    /// Takes a client assertion's `jti` (RFC 7523 section 3), kept until the assertion expires; false when it was taken
+    /// before.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn take_assertion_id(&self, id: Digest, expires_at: UnixTime) -> Result<bool, StoreError> {
+        self.write(move |conn| {
+            let row = (
+                assertion_ids::assertion_digest.eq(id.as_bytes().as_slice()),
+                assertion_ids::expires_at.eq(expires_at.millis()),
+            );
+            let insert = diesel::insert_into(assertion_ids::table).values(row).on_conflict_do_nothing();
+            let rows =
+                on_backend!(conn, |c| insert.execute(c)).map_err(StoreError::operation("taking an assertion"))?;
+            Ok(rows == 1)
+        })
+        .await
+    }
+}

@@ -1,0 +1,286 @@
+//! People and their passwords.
+
+use diesel::prelude::*;
+use serde_json::{Map, Value};
+
+use crate::clock::UnixTime;
+use crate::domain::ids::UserId;
+use crate::domain::user::{User, normal_name};
+
+use super::conn::{Conn, on_backend};
+use super::registry::Registered;
+use super::revocations::{Reason, Target, append};
+use super::schema::{grants, sessions, users};
+use super::{Store, StoreError};
+
+pub struct NewUser {
+    pub user: User,
+    pub password_hash: String,
+}
+
+/// What a sign-in needs to know of an account.
+pub struct Credential {
+    pub user_id: UserId,
+    pub password_hash: Option<String>,
+    pub disabled: bool,
+}
+
+#[derive(Queryable)]
+pub(super) struct UserRow {
+    user_id: String,
+    username: String,
+    email: Option<String>,
+    email_verified: bool,
+    is_admin: bool,
+    claims: String,
+    disabled_at: Option<i64>,
+    created_at: i64,
+    updated_at: i64,
+}
+
+/// The columns of a [`UserRow`].
+pub(super) const USER: (
+    users::user_id,
+    users::username,
+    users::email,
+    users::email_verified,
+    users::is_admin,
+    users::claims,
+    users::disabled_at,
+    users::created_at,
+    users::updated_at,
+) = (
+    users::user_id,
+    users::username,
+    users::email,
+    users::email_verified,
+    users::is_admin,
+    users::claims,
+    users::disabled_at,
+    users::created_at,
+    users::updated_at,
+);
+
+impl TryFrom<UserRow> for User {
+    type Error = StoreError;
+    fn try_from(row: UserRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: UserId::from_stored(row.user_id),
+            username: row.username,
+            email: row.email,
+            email_verified: row.email_verified,
+            is_admin: row.is_admin,
+            claims: serde_json::from_str(&row.claims).map_err(|error| StoreError::corrupt("claims", error))?,
+            disabled_at: row.disabled_at.map(UnixTime::from_millis),
+            created_at: UnixTime::from_millis(row.created_at),
+            updated_at: UnixTime::from_millis(row.updated_at),
+        })
+    }
+}
+
+/// Ends all that a person has running: sessions and grants, so that nothing of it can live again.
+fn end_everything_of(conn: &mut Conn, user: &UserId, reason: Reason, now: UnixTime) -> Result<(), StoreError> {
+    let failed = || StoreError::operation("ending what a person has running");
+    let open = sessions::table.filter(sessions::user_id.eq(user.as_str())).filter(sessions::ended_at.is_null());
+    let end = diesel::update(open).set(sessions::ended_at.eq(now.millis()));
+    on_backend!(conn, |c| end.execute(c)).map_err(failed())?;
+    let living = grants::table.filter(grants::user_id.eq(user.as_str())).filter(grants::revoked_at.is_null());
+    let revoke = diesel::update(living).set(grants::revoked_at.eq(now.millis()));
+    on_backend!(conn, |c| revoke.execute(c)).map_err(failed())?;
+    append(conn, Target::User(user), reason, now, now)
+}
+
+impl Store {
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn create_user(&self, new: NewUser) -> Result<Registered, StoreError> {
+        self.write(move |conn| {
+            let user = new.user;
+            let row = (
+                users::user_id.eq(user.id.as_str()),
+                users::normal_name.eq(normal_name(&user.username)),
+                users::username.eq(&user.username),
+                users::email.eq(&user.email),
+                users::email_verified.eq(user.email_verified),
+                users::password_hash.eq(new.password_hash),
+                users::is_admin.eq(user.is_admin),
+                users::claims.eq(Value::Object(user.claims.clone()).to_string()),
+                users::created_at.eq(user.created_at.millis()),
+                users::updated_at.eq(user.updated_at.millis()),
+            );
+            let insert = diesel::insert_into(users::table).values(row).on_conflict_do_nothing();
+            let rows = on_backend!(conn, |c| insert.execute(c)).map_err(StoreError::operation("storing a user"))?;
+            Ok(if rows == 1 { Registered::Done } else { Registered::Exists })
+        })
+        .await
+    }
+
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn has_users(&self) -> Result<bool, StoreError> {
+        self.read(|conn| {
+            let first: Option<String> = on_backend!(conn, |c| users::table.select(users::user_id).first(c).optional())
+                .map_err(StoreError::operation("looking for users"))?;
+            Ok(first.is_some())
+        })
+        .await
+    }
+
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn list_users(&self) -> Result<Vec<User>, StoreError> {
+        self.read(|conn| {
+            let rows: Vec<UserRow> = on_backend!(conn, |c| users::table.select(USER).order(users::normal_name).load(c))
+                .map_err(StoreError::operation("listing users"))?;
+            rows.into_iter().map(User::try_from).collect()
+        })
+        .await
+    }
+
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn find_user(&self, id: UserId) -> Result<Option<User>, StoreError> {
+        self.read(move |conn| {
+            let row: Option<UserRow> =
+                on_backend!(conn, |c| users::table.find(id.as_str()).select(USER).first(c).optional())
+                    .map_err(StoreError::operation("finding a user"))?;
+            row.map(User::try_from).transpose()
+        })
+        .await
+    }
+
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn find_user_by_name(&self, name: &str) -> Result<Option<User>, StoreError> {
+        let name = normal_name(name);
+        self.read(move |conn| {
+            let query = users::table.filter(users::normal_name.eq(name)).select(USER);
+            let row: Option<UserRow> = on_backend!(conn, |c| query.first(c).optional())
+                .map_err(StoreError::operation("finding a user by name"))?;
+            row.map(User::try_from).transpose()
+        })
+        .await
+    }
+
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn find_credential(&self, name: &str) -> Result<Option<Credential>, StoreError> {
+        let name = normal_name(name);
+        self.read(move |conn| {
+            let query = users::table.filter(users::normal_name.eq(name)).select((
+                users::user_id,
+                users::password_hash,
+                users::disabled_at,
+            ));
+            let row: Option<(String, Option<String>, Option<i64>)> =
+                on_backend!(conn, |c| query.first(c).optional())
+                    .map_err(StoreError::operation("finding a password"))?;
+            Ok(row.map(|(id, password_hash, disabled_at)| Credential {
+                user_id: UserId::from_stored(id),
+                password_hash,
+                disabled: disabled_at.is_some(),
+            }))
+        })
+        .await
+    }
+
+    /// Sets a new password and ends what was signed in with the old one, unless the operator chose to keep it. False
+    /// when there is no such person.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn set_password(
+        &self,
+        id: UserId,
+        password_hash: String,
+        keep_sessions: bool,
+        now: UnixTime,
+    ) -> Result<bool, StoreError> {
+        self.write(move |conn| {
+            let update = diesel::update(users::table.find(id.as_str()))
+                .set((users::password_hash.eq(password_hash), users::updated_at.eq(now.millis())));
+            let rows = on_backend!(conn, |c| update.execute(c)).map_err(StoreError::operation("setting a password"))?;
+            if rows == 1 && !keep_sessions {
+                end_everything_of(conn, &id, Reason::PasswordChanged, now)?;
+            }
+            Ok(rows == 1)
+        })
+        .await
+    }
+
+    /// Shuts an account, or opens it again; shutting ends everything it has running, for good. False when there is none.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn set_user_disabled(&self, id: UserId, disabled: bool, now: UnixTime) -> Result<bool, StoreError> {
+        self.write(move |conn| {
+            let update = diesel::update(users::table.find(id.as_str()))
+                .set(users::disabled_at.eq(disabled.then_some(now.millis())));
+            let rows = on_backend!(conn, |c| update.execute(c)).map_err(StoreError::operation("disabling a user"))?;
+            if rows == 1 && disabled {
+                end_everything_of(conn, &id, Reason::UserDisabled, now)?;
+            }
+            Ok(rows == 1)
+        })
+        .await
+    }
+
+    /// Sets or takes away the e-mail address. False when there is no such person.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn set_email(
+        &self,
+        id: UserId,
+        email: Option<String>,
+        verified: bool,
+        now: UnixTime,
+    ) -> Result<bool, StoreError> {
+        self.write(move |conn| {
+            let update = diesel::update(users::table.find(id.as_str())).set((
+                users::email.eq(email),
+                users::email_verified.eq(verified),
+                users::updated_at.eq(now.millis()),
+            ));
+            let rows =
+                on_backend!(conn, |c| update.execute(c)).map_err(StoreError::operation("setting an e-mail address"))?;
+            Ok(rows == 1)
+        })
+        .await
+    }
+
+    /// Merges claims into what a person has; `null` takes one away. Given back as they are now; `None` when there is no
+    /// such person.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn set_claims(
+        &self,
+        id: UserId,
+        changes: Map<String, Value>,
+        now: UnixTime,
+    ) -> Result<Option<User>, StoreError> {
+        self.write(move |conn| {
+            let row: Option<UserRow> =
+                on_backend!(conn, |c| users::table.find(id.as_str()).select(USER).first(c).optional())
+                    .map_err(StoreError::operation("reading claims"))?;
+            let Some(mut user) = row.map(User::try_from).transpose()? else { return Ok(None) };
+            for (name, value) in changes {
+                match (name.as_str(), &value) {
+                    ("email_verified", Value::Bool(verified)) => user.email_verified = *verified,
+                    (_, Value::Null) => drop(user.claims.remove(&name)),
+                    _ => drop(user.claims.insert(name, value)),
+                }
+            }
+            user.updated_at = now;
+            let update = diesel::update(users::table.find(id.as_str())).set((
+                users::claims.eq(Value::Object(user.claims.clone()).to_string()),
+                users::email_verified.eq(user.email_verified),
+                users::updated_at.eq(now.millis()),
+            ));
+            on_backend!(conn, |c| update.execute(c)).map_err(StoreError::operation("setting claims"))?;
+            Ok(Some(user))
+        })
+        .await
+    }
+}

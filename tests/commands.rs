@@ -1,0 +1,312 @@
+//! The command line: beside a running server, and before one.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use support::{PASSWORD, TestServer, wait_for, word, world};
+
+/// Standard error of a command that must fail, and must say nothing on standard output.
+#[track_caller]
+fn fails(server: &TestServer, args: &[&str], stdin: &str) -> String {
+    let output = server.cli(args, stdin);
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let (stdout, stderr) = (text(output.stdout), text(output.stderr));
+    assert!(!output.status.success(), "{args:?}: {stdout}{stderr}");
+    assert!(stdout.is_empty(), "{args:?}: {stdout}");
+    assert!(!stderr.contains("panicked"), "{args:?}: {stderr}");
+    assert!(!stderr.trim().is_empty(), "{args:?} fails without a word");
+    stderr
+}
+
+#[test]
+fn client_create_answers_by_rfc_7591_and_the_server_sees_it_within_two_seconds() {
+    let w = world();
+    let metadata = json!({
+        "client_name": "Beside", "redirect_uris": ["https://beside.example/callback"], "contacts": ["a@example.com"],
+    });
+    let file = w.server.home().join("client.json");
+    fs::write(&file, metadata.to_string()).unwrap();
+    for (source, stdin) in [("-", metadata.to_string()), (file.to_str().unwrap(), String::new())] {
+        let start = Instant::now();
+        let created = w.server.cli_ok(&["client", "create", source], &stdin);
+        let created: Value = serde_json::from_str(&created).unwrap();
+        assert!(created["client_secret"].as_str().unwrap().starts_with("cs_cs_"), "{created}");
+        assert!(created["client_id_issued_at"].is_u64(), "{created}");
+        assert_eq!(created["client_secret_expires_at"], 0);
+        for (name, value) in [
+            ("client_name", json!("Beside")),
+            ("contacts", json!(["a@example.com"])),
+            ("grant_types", json!(["authorization_code"])),
+            ("response_types", json!(["code"])),
+            ("token_endpoint_auth_method", json!("client_secret_basic")),
+            ("id_token_signed_response_alg", json!("RS256")),
+        ] {
+            assert_eq!(created[name], value, "{name}: {created}");
+        }
+        let app = support::App::new(&w.server.issuer, created);
+        wait_for("the server to see the client", || w.server.knows(&app).then_some(()));
+        assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn client_list_show_and_delete() {
+    let w = world();
+    let name = word();
+    let app = w.server.client(&json!({"client_name": name, "redirect_uris": ["https://shown.example/callback"]}));
+    let list = w.server.cli_ok(&["client", "list"], "");
+    assert!(list.contains(&app.id) && list.contains(&name), "{list}");
+    let shown = w.server.cli_ok(&["client", "show", &app.id], "");
+    assert!(shown.contains("https://shown.example/callback"), "{shown}");
+    assert!(!shown.contains(app.secret.as_deref().unwrap()));
+    w.server.cli_ok(&["client", "delete", &app.id], "");
+    wait_for("the client to go", || (!w.server.knows(&app)).then_some(()));
+    assert!(!w.server.cli_ok(&["client", "list"], "").contains(&app.id));
+    for command in ["show", "delete", "rotate-secret"] {
+        let complaint = fails(&w.server, &["client", command, &app.id], "");
+        assert!(complaint.contains(&app.id), "{complaint}");
+    }
+}
+
+#[test]
+fn client_create_says_what_is_wrong() {
+    let w = world();
+    for (metadata, named) in [
+        ("{", ""),
+        ("[]", ""),
+        ("", ""),
+        (r#"{"redirect_uris": []}"#, "redirect_uris"),
+        (r#"{"redirect_uris": ["http://x.example/"]}"#, "http://x.example/"),
+        (r#"{"redirect_uris": ["https://x.example/"], "grant_types": ["implicit"]}"#, "implicit"),
+        (r#"{"redirect_uris": ["https://x.example/"], "token_endpoint_auth_method": "private_key_jwt"}"#, "jwks"),
+        (r#"{"redirect_uris": ["https://x.example/"], "subject_type": "pairwise"}"#, "subject_type"),
+    ] {
+        let complaint = fails(&w.server, &["client", "create", "-"], metadata);
+        assert!(complaint.contains(named), "{metadata}: {complaint}");
+    }
+    fails(&w.server, &["client", "create", "no-such-file.json"], "");
+}
+
+#[test]
+fn users_are_created_shown_and_disabled() {
+    let w = world();
+    let name = word();
+    w.server.user(&name);
+    let list = w.server.cli_ok(&["user", "list"], "");
+    assert!(list.contains(&name), "{list}");
+    let shown = w.server.cli_ok(&["user", "show", &name], "");
+    assert!(shown.contains(&format!("{name}@example.com")), "{shown}");
+    assert!(!shown.contains(PASSWORD) && !shown.contains("$argon2"), "{shown}");
+    let browser = w.browser();
+    browser.through_as(w.web.request().url(), &name).code();
+    w.server.cli_ok(&["user", "disable", &name], "");
+    assert!(w.server.cli_ok(&["user", "show", &name], "").contains("disabled"));
+
+    let create = |name: &str, password: &str| {
+        let email = format!("{name}@example.com");
+        fails(&w.server, &["user", "create", name, "--email", &email, "--password-stdin"], password)
+    };
+    assert!(create(&name, PASSWORD).contains(&name), "a name is used once");
+    assert!(create("short", "fourteen chars").contains("15"), "the least length is named");
+    assert!(!create("short", "fourteen chars").contains("fourteen chars"), "a password is not repeated");
+    create("empty", "");
+    fails(&w.server, &["user", "show", "nobody"], "");
+    fails(&w.server, &["user", "disable", "nobody"], "");
+}
+
+#[test]
+fn s71_long_passwords_and_other_alphabets_are_taken_whole() {
+    let w = world();
+    let name = word();
+    let email = format!("{name}@example.com");
+    // 128 characters; the last one counts. Composed and decomposed forms are one (NFKC).
+    let password = format!("{}\u{e4}", "\u{5bc6}".repeat(63) + &"x".repeat(63));
+    w.server.cli_ok(&["user", "create", &name, "--email", &email, "--password-stdin"], &format!("{password}\n"));
+    let browser = w.browser();
+    let page = browser.open(w.web.request().url());
+    let cut: String = password.chars().take(126).collect();
+    let page = browser.sign_in_as(&page, &name, &cut);
+    let decomposed = password.replace('\u{e4}', "a\u{308}");
+    browser.sign_in_as(&page, &name, &decomposed).code();
+}
+
+#[test]
+fn resources_are_created_listed_shown_and_deleted() {
+    let w = world();
+    let identifier = format!("https://{}.example/", word());
+    w.server.resource(&identifier, "read write", &[]);
+    assert!(w.server.cli_ok(&["resource", "list"], "").contains(&identifier));
+    let shown = w.server.cli_ok(&["resource", "show", &identifier], "");
+    assert!(shown.contains("read") && shown.contains("write"), "{shown}");
+    w.server.cli_ok(&["resource", "delete", &identifier], "");
+    assert!(!w.server.cli_ok(&["resource", "list"], "").contains(&identifier));
+    fails(&w.server, &["resource", "show", &identifier], "");
+    for bad in ["relative", "https://x.example/#fragment", ""] {
+        fails(&w.server, &["resource", "create", bad, "--scope", "read"], "");
+    }
+}
+
+#[test]
+fn s90_a_new_key_is_published_before_it_signs() {
+    let w = world();
+    let kids = || -> BTreeSet<String> {
+        let jwks = w.jwks();
+        jwks["keys"].as_array().unwrap().iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
+    };
+    let before = kids();
+    let list = w.server.cli_ok(&["key", "list"], "");
+    assert!(before.iter().all(|kid| list.contains(kid)), "{list}");
+    let old = w.web.tokens(&w.browser(), "openid");
+    w.server.cli_ok(&["key", "rotate"], "");
+    wait_for("the new keys", || (kids().len() > before.len()).then_some(()));
+    assert!(kids().is_superset(&before), "the old ones stay");
+    let new = w.web.tokens(&w.browser(), "openid");
+    for token in [old.id(), old.access(), new.id(), new.access()] {
+        support::verify(token, &w.jwks());
+        assert!(before.contains(support::header(token)["kid"].as_str().unwrap()), "an hour ahead by default");
+    }
+    w.web.userinfo(old.access()).ok();
+}
+
+#[test]
+fn s90_without_a_time_ahead_the_new_key_signs_at_once() {
+    let w = support::World::new(&[("COUNTERSIGN_SIGNING_KEY__PUBLISH_AHEAD", "0s")]);
+    let browser = w.browser();
+    let old = w.web.tokens(&browser, "openid");
+    let kid = |token: &str| support::header(token)["kid"].clone();
+    w.server.cli_ok(&["key", "rotate"], "");
+    let new = wait_for("a token by the new key", || {
+        let tokens = w.web.tokens(&browser, "openid");
+        (kid(tokens.id()) != kid(old.id()) && kid(tokens.access()) != kid(old.access())).then_some(tokens)
+    });
+    for token in [old.id(), old.access(), new.id(), new.access()] {
+        support::verify(token, &w.jwks());
+    }
+    w.web.userinfo(old.access()).ok();
+    w.server.restart();
+    w.web.userinfo(old.access()).ok();
+}
+
+#[test]
+fn a_second_server_on_one_database_refuses() {
+    let w = world();
+    let mut command = w.server.command(&["serve"]);
+    command.env("COUNTERSIGN_LISTEN", format!("127.0.0.1:{}", support::server::free_port()));
+    let output = support::server::run(command, "");
+    assert!(!output.status.success(), "{output:?}");
+    assert!(!String::from_utf8(output.stderr).unwrap().trim().is_empty());
+    assert_eq!(w.get("/health/ready").status, 200);
+}
+
+#[test]
+fn configuration_errors_name_the_place_and_each_has_a_line() {
+    let server = TestServer::prepare(&[]);
+    let file = server.home().join("odd.toml");
+    let check = |toml: &str| {
+        fs::write(&file, toml).unwrap();
+        fails(&server, &["config", "check", "--config", file.to_str().unwrap()], "")
+    };
+    for (toml, named) in [
+        ("isuer = \"https://id.example\"", "isuer"),
+        ("[access_token]\nlifetime = 600", "access_token.lifetime"),
+        ("[access_token]\nlifetime = \"soon\"", "access_token.lifetime"),
+        ("[refresh_token]\nreuse_leeway = \"1h\"", "refresh_token.reuse_leeway"),
+        ("[password]\nmin_length = 4", "password.min_length"),
+        ("[password]\nmemory = 8", "password.memory"),
+        ("log.level = \"loud\"", "log.level"),
+        ("database_url = \"mysql://x\"", "database_url"),
+        ("[tls]\ncertificate = \"x.pem\"", "tls.key"),
+        ("not toml", "odd.toml"),
+    ] {
+        let complaint = check(toml);
+        assert!(complaint.contains(named) && complaint.contains("odd.toml"), "{toml}: {complaint}");
+    }
+    let both = check("isuer = \"x\"\n[access_token]\nlifetime = \"soon\"");
+    let lines: Vec<_> = both.lines().filter(|line| line.contains("isuer") || line.contains("lifetime")).collect();
+    assert_eq!(lines.len(), 2, "one line per problem: {both}");
+    fails(&server, &["config", "check", "--config", "no-such-file.toml"], "");
+
+    fs::write(&file, "[access_token]\nlifetime = \"5m\"\n").unwrap();
+    server.cli_ok(&["config", "check", "--config", file.to_str().unwrap()], "");
+}
+
+#[test]
+fn the_environment_is_checked_as_well_and_nothing_starts_half_configured() {
+    for (key, value) in [
+        ("COUNTERSIGN_ISUER", "https://id.example"),
+        ("COUNTERSIGN_ACCESS_TOKEN__LIFETIME", "soon"),
+        ("COUNTERSIGN_ISSUER", "http://id.example"),
+        ("COUNTERSIGN_ISSUER", "https://id.example/path"),
+        ("COUNTERSIGN_ISSUER", "https://id.example?x"),
+        ("COUNTERSIGN_LISTEN", "nowhere"),
+        ("COUNTERSIGN_TRUSTED_PROXIES", "10.0.0.0/99"),
+        ("COUNTERSIGN_KEY_ENCRYPTION_KEY", "c2hvcnQ="),
+    ] {
+        let server = TestServer::prepare(&[(key, value)]);
+        for args in [&["config", "check"][..], &["serve"], &[]] {
+            let complaint = fails(&server, args, "");
+            assert!(complaint.contains(key), "{args:?} {key}={value}: {complaint}");
+        }
+        assert!(!server.data_dir().exists(), "nothing was made: {key}={value}");
+    }
+}
+
+#[test]
+fn help_reads_like_a_manual() {
+    let server = TestServer::prepare(&[]);
+    for args in [
+        &["--help"][..],
+        &["serve", "--help"],
+        &["config", "check", "--help"],
+        &["user", "create", "--help"],
+        &["user", "set-claims", "--help"],
+        &["client", "create", "--help"],
+        &["resource", "create", "--help"],
+        &["key", "rotate", "--help"],
+        &["db", "migrate", "--help"],
+    ] {
+        let help = server.cli_ok(args, "");
+        assert!(help.contains("Usage:") && help.len() > 200, "{args:?}: {help}");
+    }
+    fails(&server, &["nonsense"], "");
+    server.cli_ok(&["db", "migrate"], "");
+    server.cli_ok(&["db", "migrate"], "");
+}
+
+#[test]
+fn s93_private_keys_rest_encrypted_and_need_their_key() {
+    let server = TestServer::running(&[]);
+    server.stop();
+    let mut key_files = 0;
+    for file in fs::read_dir(server.data_dir()).unwrap() {
+        let path = file.unwrap().path();
+        let bytes = fs::read(&path).unwrap();
+        for private in [&b"PRIVATE KEY"[..], b"\"d\":"] {
+            assert!(!bytes.windows(private.len()).any(|window| window == private), "{}", path.display());
+        }
+        if path.extension().is_some_and(|extension| extension == "key") {
+            key_files += 1;
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600, "{}", path.display());
+            fs::remove_file(&path).unwrap();
+        }
+    }
+    assert_eq!(key_files, 1);
+    let complaint = fails(&server, &["serve"], "");
+    assert!(complaint.contains("key"), "{complaint}");
+}
+
+#[test]
+fn sigterm_ends_the_server_in_peace_and_the_data_stay() {
+    let w = support::World::new(&[]);
+    let browser = w.browser();
+    let tokens = w.web.tokens(&browser, "openid");
+    w.server.restart();
+    browser.open(w.web.request().url()).code();
+    w.web.refresh(tokens.refresh()).ok();
+}

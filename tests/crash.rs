@@ -1,0 +1,151 @@
+//! kill -9 in the middle of load, restart, and the question whether the server keeps its word: nothing acknowledged is
+//! lost, nothing spent or revoked lives again (reliability figure 1, short form).
+//!
+//! Every client keeps a journal of what the server acknowledged. A request whose answer was lost may have happened or
+//! not: what it touched is left out. Repeat a run by `TEST_SEED`, lengthen it by `TEST_KILLS`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+#![allow(clippy::print_stdout, reason = "a campaign prints its seed and its counts")]
+
+mod support;
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use support::http::try_send;
+use support::{Answer, App, Browser, Dice, PASSWORD, VERIFIER, World, post, wait_for};
+
+const CLIENTS: u64 = 4;
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |value| value.parse().unwrap())
+}
+
+/// What one client was told, since the last check.
+#[derive(Default)]
+struct Journal {
+    redeemed: Vec<String>,
+    spent: Vec<String>,
+    revoked: Vec<String>,
+    /// The last token of each chain that was neither spent nor revoked, nor part of a lost request.
+    living: Vec<String>,
+}
+
+struct Client<'a> {
+    app: &'a App,
+    browser: Browser,
+    dice: Dice,
+    journal: Journal,
+    acknowledged: &'a AtomicUsize,
+    lost: &'a AtomicUsize,
+    stop: &'a AtomicBool,
+}
+
+impl Client<'_> {
+    /// What was answered, unless the kill swallowed it.
+    fn count<T>(&self, answer: reqwest::Result<T>) -> Option<T> {
+        let counter = if answer.is_ok() { self.acknowledged } else { self.lost };
+        counter.fetch_add(1, Ordering::Relaxed);
+        answer.ok()
+    }
+
+    fn token(&self, path: &str, fields: &[(&str, &str)]) -> Option<Answer> {
+        self.count(try_send(self.app.authenticated(post(self.app.url(path), fields))))
+    }
+
+    /// One grant's life: authorize, redeem, refresh a few times, perhaps revoke. `None` when an answer was lost.
+    fn live_a_life(&mut self) -> Option<()> {
+        let request = self.app.request().with("scope", "openid offline_access");
+        let code = self.count(self.browser.try_open(request.url()))?.code();
+        let fields = [
+            ("grant_type", "authorization_code"),
+            ("code", &code),
+            ("redirect_uri", &self.app.redirect_uri),
+            ("code_verifier", VERIFIER),
+        ];
+        let mut token = self.token("/token", &fields)?.text("refresh_token");
+        self.journal.redeemed.push(code);
+        for _ in 0..self.dice.below(5) {
+            let answer = self.token("/token", &[("grant_type", "refresh_token"), ("refresh_token", &token)])?;
+            let next = answer.text("refresh_token");
+            self.journal.spent.push(std::mem::replace(&mut token, next));
+        }
+        if self.dice.below(3) == 0 {
+            assert_eq!(self.token("/revoke", &[("token", &token)])?.status, 200);
+            self.journal.revoked.push(token);
+        } else {
+            self.journal.living.push(token);
+        }
+        Some(())
+    }
+
+    fn work(&mut self) {
+        while !self.stop.load(Ordering::Relaxed) && self.live_a_life().is_some() {}
+    }
+
+    /// Asks the server about every line of the journal, and ends it.
+    fn check(&mut self) -> usize {
+        let journal = std::mem::take(&mut self.journal);
+        for token in &journal.living {
+            assert!(self.app.is_active(token), "an acknowledged token was lost: {token}");
+        }
+        for token in journal.spent.iter().chain(&journal.revoked) {
+            assert!(!self.app.is_active(token), "a spent or revoked token lives again: {token}");
+        }
+        // These questions kill what they are asked about, so they come last.
+        for token in journal.revoked.iter().chain(journal.spent.iter().take(3)) {
+            self.app.refresh(token).refused(400, "invalid_grant");
+        }
+        for code in journal.redeemed.iter().take(3) {
+            self.app.redeem(code).refused(400, "invalid_grant");
+        }
+        journal.living.len() + journal.spent.len() + journal.revoked.len() + journal.redeemed.len()
+    }
+}
+
+#[test]
+fn s25_kill_9_loses_nothing_acknowledged_and_revives_nothing_spent() {
+    let seed = setting("TEST_SEED", u64::from(std::process::id()));
+    let kills = setting("TEST_KILLS", 10);
+    println!("TEST_SEED={seed} TEST_KILLS={kills}");
+    let mut dice = Dice::new(seed);
+    let w = World::new(&[("COUNTERSIGN_REFRESH_TOKEN__REUSE_LEEWAY", "0s")]);
+    let (acknowledged, lost, stop) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+    let mut clients: Vec<_> = (0..CLIENTS)
+        .map(|n| Client {
+            app: &w.web,
+            browser: w.browser(),
+            dice: Dice::new(seed + n + 1),
+            journal: Journal::default(),
+            acknowledged: &acknowledged,
+            lost: &lost,
+            stop: &stop,
+        })
+        .collect();
+    for client in &clients {
+        let page = client.browser.open(w.web.request().url());
+        client.browser.sign_in_as(&page, "ada", PASSWORD).code();
+    }
+    let (mut checked, mut slowest) = (0, Duration::ZERO);
+    for _ in 0..kills {
+        stop.store(false, Ordering::Relaxed);
+        let enough = acknowledged.load(Ordering::Relaxed) + 20 + usize::try_from(dice.below(200)).unwrap();
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = clients.iter_mut().map(|client| scope.spawn(|| client.work())).collect();
+            wait_for("the load", || {
+                let over = workers.iter().all(std::thread::ScopedJoinHandle::is_finished);
+                assert!(!over, "the clients stopped by themselves");
+                (acknowledged.load(Ordering::Relaxed) >= enough).then_some(())
+            });
+            w.server.kill();
+            stop.store(true, Ordering::Relaxed);
+        });
+        slowest = slowest.max(w.server.start());
+        checked += clients.iter_mut().map(Client::check).sum::<usize>();
+    }
+    let (acknowledged, lost) = (acknowledged.into_inner(), lost.into_inner());
+    println!(
+        "{kills} kills, {acknowledged} answers, {lost} lost, {checked} facts checked, 0 broken; ready after {slowest:?} at worst"
+    );
+    assert!(checked > 50, "{checked}");
+    assert!(slowest < Duration::from_secs(5), "{slowest:?}");
+}

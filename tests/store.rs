@@ -1,0 +1,371 @@
+//! The store's operations against a real database file: races have one winner, restarts forget nothing.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign::clock::UnixTime;
+use countersign::config::{DatabaseUrl, KeySource};
+use countersign::crypto::opaque::{DerivedKey, Digest, FlowId, GrantSecret, SessionSecret};
+use countersign::crypto::seal::SealingKey;
+use countersign::domain::client::Client;
+use countersign::domain::flow::{Destination, Flow, Progress};
+use countersign::domain::grant::{Grant, GrantDetails};
+use countersign::domain::ids::{ClientId, GrantId, SessionId, UserId, uuid_v7};
+use countersign::domain::session::{Authentication, Session};
+use countersign::domain::user::User;
+use countersign::protocol::metadata::ClientMetadata;
+use countersign::protocol::scope::Scope;
+use countersign::store::{Exchange, NewGrant, NewSession, NewUser, Registered, Rotation, RotationRequest, SignIn, Store, StoreError};
+
+const NOW: UnixTime = UnixTime::from_seconds(1_700_000_000);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+struct World {
+    store: Store,
+    url: DatabaseUrl,
+    client: ClientId,
+    user: UserId,
+    session: SessionId,
+    cookie: Digest,
+    binding: Digest,
+    _folder: tempfile::TempDir,
+}
+
+fn url(folder: &Path) -> DatabaseUrl {
+    DatabaseUrl::Sqlite(folder.join("test.db"))
+}
+
+fn key() -> DerivedKey {
+    SealingKey::load(&KeySource::Inline("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=".into())).unwrap().rotation_key()
+}
+
+fn new_user(name: &str) -> NewUser {
+    NewUser {
+        user: User {
+            id: UserId::random(),
+            username: name.to_owned(),
+            email: None,
+            email_verified: false,
+            is_admin: false,
+            claims: serde_json::Map::new(),
+            disabled_at: None,
+            created_at: NOW,
+            updated_at: NOW,
+        },
+        password_hash: "x".to_owned(),
+    }
+}
+
+impl World {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let url = url(folder.path());
+        let store = Store::open(&url).unwrap();
+        let metadata = serde_json::json!({"redirect_uris": ["https://a.example/cb"], "grant_types": ["authorization_code", "refresh_token"]});
+        let metadata = ClientMetadata::parse(metadata.as_object().unwrap()).unwrap();
+        let client = ClientId::random();
+        store.create_client(Client::new(client.clone(), metadata, None, NOW)).await.unwrap();
+        let user = new_user("ada");
+        let user_id = user.user.id.clone();
+        assert_eq!(store.create_user(user).await.unwrap(), Registered::Done);
+        assert_eq!(store.create_user(new_user("ADA")).await.unwrap(), Registered::Exists);
+        let mut world = Self {
+            store,
+            url,
+            client,
+            user: user_id,
+            session: SessionId::random(),
+            cookie: SessionSecret::mint().unwrap().digest(),
+            binding: Digest::of(b"binding"),
+            _folder: folder,
+        };
+        assert_eq!(world.sign_in(false).await, SignIn::Done);
+        world
+    }
+
+    async fn sign_in(&mut self, continues: bool) -> SignIn {
+        let session = Session {
+            id: self.session.clone(),
+            user_id: self.user.clone(),
+            authentication: Authentication { at: NOW, acr: "a".into(), amr: "pwd".into() },
+            last_seen_at: NOW,
+            expires_at: NOW.plus(DAY),
+        };
+        self.cookie = SessionSecret::mint().unwrap().digest();
+        let flow = FlowId::mint().unwrap().digest();
+        let new = NewSession {
+            session,
+            cookie: self.cookie,
+            continues,
+            replaces: None,
+            rehashed: None,
+            throttle: "account ada".into(),
+            flow,
+            progress: Progress::default(),
+        };
+        self.store.sign_in(new, NOW).await.unwrap()
+    }
+
+    async fn grant(&self, scope: &str) -> (GrantSecret, GrantId) {
+        let secret = GrantSecret::mint().unwrap();
+        let id = GrantId::new(NOW);
+        let new = NewGrant {
+            handle: secret.handle_digest(),
+            code: secret.digest(),
+            code_binding: self.binding,
+            code_expires_at: NOW.plus(Duration::from_secs(60)),
+            flow: None,
+            grant: Grant {
+                id: id.clone(),
+                client_id: self.client.clone(),
+                user_id: self.user.clone(),
+                session_id: self.session.clone(),
+                scope: Scope::parse(scope).unwrap(),
+                details: GrantDetails::default(),
+                authentication: Authentication { at: NOW, acr: "a".into(), amr: "pwd".into() },
+                created_at: NOW,
+            },
+        };
+        assert!(self.store.create_grant(new).await.unwrap());
+        (secret, id)
+    }
+
+    async fn exchange(&self, code: GrantSecret, first: &GrantSecret) -> Exchange {
+        let refresh = Some((first.digest(), NOW.plus(DAY)));
+        let (client, binding) = (self.client.clone(), self.binding);
+        self.store.exchange_code(code, binding, client, refresh, NOW.plus(DAY), NOW).await.unwrap()
+    }
+
+    /// A grant whose code is spent: its first refresh token.
+    async fn refreshing(&self, scope: &str) -> (GrantSecret, GrantId) {
+        let (code, id) = self.grant(scope).await;
+        let first = GrantSecret::mint().unwrap().with_handle_of(&code);
+        assert!(matches!(self.exchange(code, &first).await, Exchange::Exchanged(_)));
+        (first, id)
+    }
+
+    async fn rotate(&self, token: &GrantSecret, leeway: u64, now: UnixTime) -> (Rotation, GrantSecret) {
+        rotate(&self.store, &self.client, token, leeway, now).await
+    }
+
+    async fn lives(&self, grant: &GrantId) -> bool {
+        self.store.token_state(grant.clone(), "jti".into(), NOW).await.unwrap().is_some_and(|state| state.living)
+    }
+}
+
+fn again(token: &GrantSecret) -> GrantSecret {
+    use secrecy::ExposeSecret as _;
+    let text = token.reveal("cs_rt_");
+    GrantSecret::parse("cs_rt_", text.expose_secret()).unwrap()
+}
+
+async fn rotate(store: &Store, client: &ClientId, token: &GrantSecret, leeway: u64, now: UnixTime) -> (Rotation, GrantSecret) {
+    let request = RotationRequest {
+        presented: again(token),
+        client_id: client.clone(),
+        idle: DAY,
+        reuse_leeway: Duration::from_secs(leeway),
+    };
+    store.rotate_refresh_token(request, key(), now).await.unwrap()
+}
+
+#[actix_web::test]
+async fn s24_of_32_that_rotate_one_token_one_wins_and_the_others_are_reuse() {
+    let world = World::new().await;
+    let (token, grant) = world.refreshing("openid").await;
+    let results = futures_util::future::join_all((0..32).map(|_| world.rotate(&token, 0, NOW))).await;
+    assert_eq!(results.iter().filter(|(rotation, _)| matches!(rotation, Rotation::Rotated(_))).count(), 1);
+    assert!(!world.lives(&grant).await, "reuse ends the grant");
+    assert!(matches!(world.rotate(&results[0].1, 0, NOW).await.0, Rotation::Dead));
+}
+
+#[actix_web::test]
+async fn s24_within_the_leeway_all_32_get_the_one_successor() {
+    let world = World::new().await;
+    let (token, grant) = world.refreshing("openid").await;
+    let results = futures_util::future::join_all((0..32).map(|_| world.rotate(&token, 10, NOW))).await;
+    assert_eq!(results.iter().filter(|(rotation, _)| matches!(rotation, Rotation::Rotated(_))).count(), 1);
+    assert_eq!(results.iter().filter(|(rotation, _)| matches!(rotation, Rotation::Repeated(_))).count(), 31);
+    assert!(results.iter().all(|(_, next)| next.digest() == results[0].1.digest()));
+    assert!(world.lives(&grant).await);
+    // The leeway is over, or the successor was used: reuse.
+    let late = NOW.plus(Duration::from_secs(10));
+    assert!(matches!(world.rotate(&token, 10, late).await.0, Rotation::Reused(_)));
+}
+
+#[actix_web::test]
+async fn s24_once_the_successor_is_spent_the_first_token_is_reuse_even_within_the_leeway() {
+    let world = World::new().await;
+    let (token, grant) = world.refreshing("openid").await;
+    let (_, second) = world.rotate(&token, 10, NOW).await;
+    let (rotation, third) = world.rotate(&second, 10, NOW).await;
+    assert!(matches!(rotation, Rotation::Rotated(_)));
+    assert!(matches!(world.rotate(&token, 10, NOW).await.0, Rotation::Reused(_)));
+    assert!(matches!(world.rotate(&third, 10, NOW).await.0, Rotation::Dead));
+    assert!(!world.lives(&grant).await);
+}
+
+#[actix_web::test]
+async fn s11_of_32_that_spend_one_code_one_wins_and_the_grant_ends() {
+    let world = World::new().await;
+    let (code, grant) = world.grant("openid").await;
+    let first = Arc::new(GrantSecret::mint().unwrap().with_handle_of(&code));
+    let results = futures_util::future::join_all((0..32).map(|_| world.exchange(again(&code), &first))).await;
+    assert_eq!(results.iter().filter(|result| matches!(result, Exchange::Exchanged(_))).count(), 1);
+    assert_eq!(results.iter().filter(|result| matches!(result, Exchange::Reused)).count(), 31);
+    assert!(!world.lives(&grant).await);
+    assert!(matches!(world.rotate(&first, 10, NOW).await.0, Rotation::Dead));
+}
+
+#[actix_web::test]
+async fn s11_s28_codes_and_tokens_are_bound_and_expire() {
+    let world = World::new().await;
+    let (code, _) = world.grant("openid").await;
+    let first = GrantSecret::mint().unwrap().with_handle_of(&code);
+    let refresh = Some((first.digest(), NOW.plus(DAY)));
+    let spend = |binding: &'static [u8], client: ClientId, now| {
+        let (store, code) = (world.store.clone(), again(&code));
+        async move { store.exchange_code(code, Digest::of(binding), client, refresh, NOW.plus(DAY), now).await.unwrap() }
+    };
+    let late = NOW.plus(Duration::from_secs(60));
+    assert!(matches!(spend(b"other", world.client.clone(), NOW).await, Exchange::Unbound));
+    assert!(matches!(spend(b"binding", ClientId::random(), NOW).await, Exchange::Unknown));
+    assert!(matches!(spend(b"binding", world.client.clone(), late).await, Exchange::Dead));
+    assert!(matches!(spend(b"binding", world.client.clone(), NOW).await, Exchange::Exchanged(_)));
+    assert!(matches!(rotate(&world.store, &ClientId::random(), &first, 10, NOW).await.0, Rotation::Unknown));
+    assert!(matches!(world.rotate(&first, 10, NOW.plus(DAY)).await.0, Rotation::Dead));
+    assert!(matches!(world.rotate(&first, 10, NOW).await.0, Rotation::Rotated(_)));
+}
+
+#[actix_web::test]
+async fn s26_s76_what_ends_above_ends_below_and_stays_ended() {
+    let mut world = World::new().await;
+    let (bound, bound_grant) = world.refreshing("openid").await;
+    let (offline, offline_grant) = world.refreshing("openid offline_access").await;
+    world.store.end_session(world.session.clone(), NOW).await.unwrap();
+    assert!(matches!(world.rotate(&bound, 10, NOW).await.0, Rotation::Dead));
+    assert!(!world.lives(&bound_grant).await && world.lives(&offline_grant).await);
+    assert_eq!(world.sign_in(true).await, SignIn::Gone, "s74 an ended session does not go on");
+
+    world.store.set_user_disabled(world.user.clone(), true, NOW).await.unwrap();
+    assert!(matches!(world.rotate(&offline, 10, NOW).await.0, Rotation::Dead));
+    world.store.set_user_disabled(world.user.clone(), false, NOW).await.unwrap();
+    assert!(matches!(world.rotate(&offline, 10, NOW).await.0, Rotation::Dead), "opening the account revives nothing");
+    assert!(!world.lives(&offline_grant).await);
+}
+
+#[actix_web::test]
+async fn s73_a_sign_in_changes_the_cookie_and_idle_and_absolute_ends_hold() {
+    let mut world = World::new().await;
+    let before = world.cookie;
+    assert_eq!(world.sign_in(true).await, SignIn::Done);
+    let find = |cookie, idle_since, now| world.store.find_session(cookie, idle_since, now);
+    let start = NOW.minus(DAY);
+    assert!(find(before, start, NOW).await.unwrap().is_none());
+    assert!(find(world.cookie, start, NOW).await.unwrap().is_some());
+    assert!(find(world.cookie, NOW, NOW).await.unwrap().is_none(), "s77 idle");
+    assert!(find(world.cookie, start, NOW.plus(DAY)).await.unwrap().is_none(), "s77 absolute");
+}
+
+#[actix_web::test]
+async fn s25_a_restart_forgets_nothing() {
+    let world = World::new().await;
+    let (token, grant) = world.refreshing("openid offline_access").await;
+    let (_, second) = world.rotate(&token, 0, NOW).await;
+    let jti = uuid_v7(NOW);
+    world.store.revoke_access_token(jti.clone(), NOW).await.unwrap();
+    let reopened = Store::open(&world.url).unwrap();
+    assert!(reopened.is_token_revoked(jti).await.unwrap());
+    assert!(matches!(rotate(&reopened, &world.client, &second, 0, NOW).await.0, Rotation::Rotated(_)));
+    assert!(matches!(rotate(&reopened, &world.client, &token, 0, NOW).await.0, Rotation::Reused(_)));
+    assert!(!reopened.token_state(grant, "x".into(), NOW).await.unwrap().unwrap().living);
+}
+
+#[actix_web::test]
+async fn s55_many_guesses_at_once_are_no_more_than_many_in_a_row() {
+    let mut world = World::new().await;
+    let buckets = || vec![("account ada".to_owned(), 1)];
+    for _ in 0..5 {
+        assert_eq!(world.store.throttled_until(vec!["account ada".into()], NOW).await.unwrap(), None);
+        world.store.record_failure(buckets(), NOW).await.unwrap();
+    }
+    let until = NOW.plus(Duration::from_secs(1));
+    assert_eq!(world.store.throttled_until(vec!["account ada".into()], NOW).await.unwrap(), Some(until));
+    assert_eq!(world.sign_in(true).await, SignIn::Blocked(until), "a right guess among them does not get in");
+    let reopened = Store::open(&world.url).unwrap();
+    assert!(reopened.throttled_until(vec!["account ada".into()], NOW).await.unwrap().is_some());
+}
+
+#[actix_web::test]
+async fn s39_an_assertion_identifier_is_taken_once() {
+    let world = World::new().await;
+    let id = Digest::of(b"jti");
+    let taken = futures_util::future::join_all((0..32).map(|_| world.store.take_assertion_id(id, NOW))).await;
+    assert_eq!(taken.into_iter().filter(|taken| *taken.as_ref().unwrap()).count(), 1);
+}
+
+#[actix_web::test]
+async fn a_flow_is_one_browsers_and_ends_once() {
+    let world = World::new().await;
+    let (id, browser) = (FlowId::mint().unwrap().digest(), Digest::of(b"browser"));
+    let flow = Flow { destination: Destination::Home, progress: Progress::default(), created_at: NOW };
+    world.store.create_flow(id, browser, flow, NOW.plus(DAY)).await.unwrap();
+    assert!(world.store.find_flow(id, Digest::of(b"other"), NOW).await.unwrap().is_none());
+    assert!(world.store.find_flow(id, browser, NOW.plus(DAY)).await.unwrap().is_none());
+    assert!(world.store.find_flow(id, browser, NOW).await.unwrap().is_some());
+    assert!(world.store.complete_flow(id).await.unwrap());
+    assert!(!world.store.complete_flow(id).await.unwrap());
+}
+
+#[actix_web::test]
+async fn sweeping_takes_what_is_dead_and_leaves_what_lives() {
+    let world = World::new().await;
+    let (_, living) = world.refreshing("openid offline_access").await;
+    for _ in 0..500 {
+        world.grant("openid").await;
+    }
+    // Codes ended a minute in; their rows stay until no token of them can live, a day later.
+    let soon = NOW.plus(Duration::from_secs(3600));
+    assert_eq!(world.store.sweep(soon).await.unwrap(), 0);
+    let later = NOW.plus(DAY).plus(Duration::from_secs(3600));
+    let mut swept = 0;
+    while let rows @ 1.. = world.store.sweep(later).await.unwrap() {
+        swept += rows;
+    }
+    assert_eq!(swept, 500);
+    assert!(world.lives(&living).await);
+}
+
+#[actix_web::test]
+async fn s120_a_newer_database_is_refused() {
+    use diesel::connection::SimpleConnection as _;
+    use diesel::{Connection as _, SqliteConnection};
+    let folder = tempfile::tempdir().unwrap();
+    drop(Store::open(&url(folder.path())).unwrap());
+    let path = folder.path().join("test.db");
+    let mut conn = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
+    conn.batch_execute("INSERT INTO __diesel_schema_migrations (version) VALUES ('29990101000000')").unwrap();
+    assert!(matches!(Store::open(&url(folder.path())), Err(StoreError::NewerSchema(_))));
+}
+
+#[actix_web::test]
+async fn a_second_server_of_one_database_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = Store::lock_for_serving(&url(folder.path())).unwrap();
+    assert!(matches!(Store::lock_for_serving(&url(folder.path())), Err(StoreError::Locked(_))));
+    drop(first);
+    assert!(Store::lock_for_serving(&url(folder.path())).is_ok());
+}
+
+#[test]
+fn both_databases_have_the_same_migrations() {
+    let names = |backend: &str| {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(backend);
+        let mut names: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names("sqlite"), names("postgres"));
+}

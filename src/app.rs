@@ -14,7 +14,6 @@ use crate::crypto::keyring::generate;
 use crate::crypto::password::PasswordHasher;
 use crate::crypto::seal::SealingKey;
 use crate::flow::Context;
-use crate::flow::access_token::VerifiedTokens;
 use crate::flow::client::RemoteKeys;
 use crate::flow::registry::Registry;
 use crate::outbound::{Outbound, OutboundError};
@@ -124,7 +123,6 @@ async fn run(config: Config) -> Result<(), AppError> {
         known_browser_key: sealing.known_browser_key(),
         registry: ArcSwap::from_pointee(registry),
         remote_keys: RemoteKeys::default(),
-        verified_tokens: VerifiedTokens::default(),
         config,
         clock,
         store,

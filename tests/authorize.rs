@@ -115,7 +115,7 @@ fn other_faults_go_to_the_client_with_state_and_iss() {
         (request.clone().without("response_type"), "invalid_request"),
         (request.clone().and("scope", "openid"), "invalid_request"),
         (request.clone().and("nonce", "other"), "invalid_request"),
-        (request.clone().with("scope", "openid unknown-scope"), "invalid_scope"),
+        (request.clone().with("scope", "email not-registered"), "invalid_scope"),
         (request.clone().with("scope", "openid \"quoted\""), "invalid_scope"),
         (request.clone().with("prompt", "none login"), "invalid_request"),
         (request.clone().with("prompt", "nonsense"), "invalid_request"),
@@ -431,7 +431,7 @@ fn s17_consent_is_remembered_for_what_was_shown_and_never_widened() {
     let text = &page.answer.body;
     assert!(text.contains("Wide") && text.contains("ada"), "{text}");
     let page = browser.press(&page, "consent-allow", &[]);
-    assert_eq!(app.redeem(&page.code()).text("scope"), "openid email");
+    assert_eq!(app.redeem(&page.code()).text("scope"), "email openid");
     browser.open(app.request().with("scope", "openid").url()).code();
     let wider = app.request().with("scope", "openid email phone");
     assert_eq!(browser.open(wider.clone().with("prompt", "none").url()).error(), "consent_required");

@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{PASSWORD, TestServer, wait_for, word, world};
+use support::{PASSWORD, TestServer, World, wait_for, word, world};
 
 /// Standard error of a command that must fail, and must say nothing on standard output.
 #[track_caller]
@@ -309,4 +309,31 @@ fn sigterm_ends_the_server_in_peace_and_the_data_stay() {
     w.server.restart();
     browser.open(w.web.request().url()).code();
     w.web.refresh(tokens.refresh()).ok();
+}
+
+#[test]
+fn s91_a_compromised_key_is_out_at_once_with_what_it_signed() {
+    let w = World::new(&[]);
+    let browser = w.browser();
+    let tokens = w.web.tokens(&browser, "openid offline_access");
+    let before = w.jwks();
+    assert!(w.web.is_active(tokens.access()));
+    w.server.cli_ok(&["key", "rotate", "--compromised"], "");
+    wait_for("the token's end", || (!w.web.is_active(tokens.access())).then_some(()));
+    let after = w.jwks().to_string();
+    for key in before["keys"].as_array().unwrap() {
+        assert!(!after.contains(key["kid"].as_str().unwrap()), "{after}");
+    }
+    assert_eq!(w.web.userinfo(tokens.access()).status, 401);
+    assert!(w.web.is_active(&w.web.refresh(tokens.refresh()).text("access_token")));
+}
+
+#[test]
+fn a_key_rotated_at_once_overtakes_one_that_still_waits() {
+    let w = World::new(&[]);
+    w.server.cli_ok(&["key", "rotate", "--algorithm", "ES256"], "");
+    w.server.cli_ok(&["key", "rotate", "--algorithm", "ES256", "--now"], "");
+    let list = w.server.cli_ok(&["key", "list"], "");
+    assert!(!list.contains("coming"), "{list}");
+    assert_eq!(list.lines().filter(|line| line.contains("ES256") && line.contains("signing")).count(), 1, "{list}");
 }

@@ -17,10 +17,12 @@ use countersign::domain::session::{Authentication, Session};
 use countersign::domain::user::User;
 use countersign::protocol::metadata::ClientMetadata;
 use countersign::protocol::scope::Scope;
-use countersign::store::{Exchange, NewGrant, NewSession, NewUser, Registered, Rotation, RotationRequest, SignIn, Store, StoreError};
+use countersign::store::{
+    Exchange, NewGrant, NewSession, NewUser, Registered, Rotation, RotationRequest, SignIn, Store, StoreError,
+};
 
 const NOW: UnixTime = UnixTime::from_seconds(1_700_000_000);
-const DAY: Duration = Duration::from_secs(24 * 3600);
+const DAY: Duration = Duration::from_hours(24);
 
 struct World {
     store: Store,
@@ -115,7 +117,7 @@ impl World {
             handle: secret.handle_digest(),
             code: secret.digest(),
             code_binding: self.binding,
-            code_expires_at: NOW.plus(Duration::from_secs(60)),
+            code_expires_at: NOW.plus(Duration::from_mins(1)),
             flow: None,
             grant: Grant {
                 id: id.clone(),
@@ -161,7 +163,13 @@ fn again(token: &GrantSecret) -> GrantSecret {
     GrantSecret::parse("cs_rt_", text.expose_secret()).unwrap()
 }
 
-async fn rotate(store: &Store, client: &ClientId, token: &GrantSecret, leeway: u64, now: UnixTime) -> (Rotation, GrantSecret) {
+async fn rotate(
+    store: &Store,
+    client: &ClientId,
+    token: &GrantSecret,
+    leeway: u64,
+    now: UnixTime,
+) -> (Rotation, GrantSecret) {
     let request = RotationRequest {
         presented: again(token),
         client_id: client.clone(),
@@ -229,7 +237,7 @@ async fn s11_s28_codes_and_tokens_are_bound_and_expire() {
         let (store, code) = (world.store.clone(), again(&code));
         async move { store.exchange_code(code, Digest::of(binding), client, refresh, NOW.plus(DAY), now).await.unwrap() }
     };
-    let late = NOW.plus(Duration::from_secs(60));
+    let late = NOW.plus(Duration::from_mins(1));
     assert!(matches!(spend(b"other", world.client.clone(), NOW).await, Exchange::Unbound));
     assert!(matches!(spend(b"binding", ClientId::random(), NOW).await, Exchange::Unknown));
     assert!(matches!(spend(b"binding", world.client.clone(), late).await, Exchange::Dead));
@@ -327,9 +335,9 @@ async fn sweeping_takes_what_is_dead_and_leaves_what_lives() {
         world.grant("openid").await;
     }
     // Codes ended a minute in; their rows stay until no token of them can live, a day later.
-    let soon = NOW.plus(Duration::from_secs(3600));
+    let soon = NOW.plus(Duration::from_hours(1));
     assert_eq!(world.store.sweep(soon).await.unwrap(), 0);
-    let later = NOW.plus(DAY).plus(Duration::from_secs(3600));
+    let later = NOW.plus(DAY).plus(Duration::from_hours(1));
     let mut swept = 0;
     while let rows @ 1.. = world.store.sweep(later).await.unwrap() {
         swept += rows;

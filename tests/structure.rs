@@ -84,7 +84,9 @@ fn templates_escape_everything_and_bring_no_inline_code() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("templates");
         let mut all = Vec::new();
         for folder in [folder.clone(), folder.join("pages"), folder.join("partials")] {
-            all.extend(std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file()));
+            all.extend(
+                std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file()),
+            );
         }
         assert!(all.len() > 15);
         all

@@ -44,6 +44,10 @@ pub enum KeyCommand {
     ///
     /// With --now the new key signs at once: relying parties that remember the JWKS of before may refuse its tokens
     /// until they fetch it anew.
+    ///
+    /// With --compromised the old key is in the wrong hands: the new one signs at once, the old one leaves the JWKS at
+    /// once, and every token that it signed is refused here within a second. Services that check tokens by themselves
+    /// refuse them when they next fetch the JWKS. People stay signed in and applications refresh.
     #[command(after_long_help = manual!(
         prints "the new keys: identifier, algorithm, from when each signs, until when the one before is published",
         example "countersign key rotate --algorithm ES256"
@@ -55,6 +59,9 @@ pub enum KeyCommand {
         /// Sign with the new key at once, at the risk that relying parties do not know it yet
         #[arg(long)]
         now: bool,
+        /// Take the old key out at once, with every token that it signed
+        #[arg(long)]
+        compromised: bool,
     },
 }
 
@@ -66,9 +73,9 @@ impl KeyCommand {
     pub async fn run(self, ctx: Context) -> anyhow::Result<()> {
         match self {
             Self::List { json } => list(&ctx, json).await,
-            Self::Rotate { algorithm, now } => {
-                let ahead = if now { Duration::ZERO } else { ctx.config.signing_key.publish_ahead };
-                rotate(&ctx, algorithm, ahead).await
+            Self::Rotate { algorithm, now, compromised } => {
+                let ahead = if now || compromised { Duration::ZERO } else { ctx.config.signing_key.publish_ahead };
+                rotate(&ctx, algorithm, ahead, compromised).await
             }
         }
     }
@@ -116,7 +123,12 @@ async fn list(ctx: &Context, json: bool) -> anyhow::Result<()> {
     print(&table(["KID", "ALGORITHM", "STATE", "SIGNS FROM", "PUBLISHED UNTIL"], keys.iter().map(row).collect()))
 }
 
-async fn rotate(ctx: &Context, only: Option<SigningAlgorithm>, ahead: Duration) -> anyhow::Result<()> {
+async fn rotate(
+    ctx: &Context,
+    only: Option<SigningAlgorithm>,
+    ahead: Duration,
+    compromised: bool,
+) -> anyhow::Result<()> {
     let sealing = open_sealing_key(&ctx.config, &ctx.store).await?;
     let rows = ctx.store.registry().await?;
     // A key sealed by another key than the server's would keep the server from starting: see that it opens the others.
@@ -131,7 +143,7 @@ async fn rotate(ctx: &Context, only: Option<SigningAlgorithm>, ahead: Duration) 
     let longest = longest_token(&ctx.config, &rows.resources);
     let mut made = Vec::new();
     for key in successors {
-        let retire_at = key.active_at.plus(longest).plus(MARGIN);
+        let retire_at = if compromised { ctx.now } else { key.active_at.plus(longest).plus(MARGIN) };
         made.push([
             key.key_id.clone(),
             key.algorithm.as_str().to_owned(),

@@ -47,7 +47,7 @@ use terminal::{fields, print};
     version,
     after_long_help = manual!(
         prints "what the command's own --help says; errors and warnings go to standard error",
-        example "countersign                     serve\n  countersign config check        is all right with it?\n  \
+        example "countersign                     serve\n  countersign config check        is anything wrong?\n  \
                  countersign user create --help  the manual of one command"
     )
 )]

@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn columns_align_and_nobody_writes_to_the_terminal_but_us() {
         let rows = vec![["a\u{1b}[2J".to_owned(), "x".to_owned()], ["ä".to_owned(), "y".to_owned()]];
-        assert_eq!(table(["NAME", "ID"], rows), "NAME         ID\na\\u{1b}[2J  x\nä            y");
+        assert_eq!(table(["NAME", "ID"], rows), "NAME        ID\na\\u{1b}[2J  x\nä           y");
         assert_eq!(fields(&[("id", "1".to_owned()), ("name", "x\ny".to_owned())]), "id    1\nname  x\\ny");
     }
 

@@ -62,7 +62,7 @@ pub fn generate(
         SigningAlgorithm::EdDsa => json!({"crv": member("crv"), "kty": "OKP", "x": member("x")}),
         SigningAlgorithm::Rs256 | SigningAlgorithm::Ps256 => json!({"e": member("e"), "kty": "RSA", "n": member("n")}),
     };
-    // RFC 7638 section 3: the required members in lexicographic order, no white space; serde_json's map keeps that order.
+    // RFC 7638 section 3: the required members in lexicographic order, no white space: the order in which they are written above.
     let thumbprint = super::opaque::Digest::of(required.to_string().as_bytes());
     let key_id = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, thumbprint.as_bytes());
     if let Some(members) = required.as_object_mut() {
@@ -202,9 +202,9 @@ mod tests {
     #[test]
     fn s90_a_new_key_is_published_before_it_signs_and_the_old_one_stays_until_it_expires() {
         let old = generate(SigningAlgorithm::Es256, &sealing(), NOW, NOW).unwrap();
-        let later = NOW.plus(Duration::from_secs(3600));
+        let later = NOW.plus(Duration::from_hours(1));
         let new = generate(SigningAlgorithm::Es256, &sealing(), NOW, later).unwrap();
-        let retired = SigningKey { expires_at: Some(later.plus(Duration::from_secs(60))), ..old.clone() };
+        let retired = SigningKey { expires_at: Some(later.plus(Duration::from_mins(1))), ..old.clone() };
         let ring = ring(vec![retired.clone(), new.clone()]);
         let jwks: Value = serde_json::from_slice(&ring.jwks).unwrap();
         assert_eq!(jwks["keys"].as_array().unwrap().len(), 2);

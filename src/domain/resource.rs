@@ -32,7 +32,14 @@ pub struct Resource {
 /// `invalid_target` for anything else.
 pub fn check_identifier(text: &str) -> Result<(), OAuthError> {
     match url::Url::parse(text) {
-        Ok(url) if url.fragment().is_none() && !text.contains('#') && text.len() <= 2048 && text.is_ascii() => Ok(()),
+        Ok(url)
+            if url.fragment().is_none()
+                && !text.contains('#')
+                && text.len() <= 2048
+                && text.bytes().all(|b| b.is_ascii_graphic()) =>
+        {
+            Ok(())
+        }
         _ => Err(OAuthError::invalid_target("A resource identifier must be an absolute URI without a fragment.")),
     }
 }

@@ -97,13 +97,14 @@ pub fn issue(
 #[must_use]
 pub fn verify(ctx: &Context, token: &str, now: UnixTime) -> Option<Arc<AccessTokenClaims>> {
     let digest = *Digest::of(token.as_bytes()).as_bytes();
-    let claims = if let Some(claims) = ctx.verified_tokens.0.get(&digest) {
+    let registry = ctx.registry.load();
+    let claims = if let Some(claims) = registry.verified_tokens.0.get(&digest) {
         claims
     } else {
-        let payload = ctx.registry.load().keyring.verify(token, TokenType::AccessToken, now)?;
+        let payload = registry.keyring.verify(token, TokenType::AccessToken, now)?;
         let claims: AccessTokenClaims = serde_json::from_value(Value::Object(payload)).ok()?;
         let claims = Arc::new(claims);
-        ctx.verified_tokens.0.insert(digest, Arc::clone(&claims));
+        registry.verified_tokens.0.insert(digest, Arc::clone(&claims));
         claims
     };
     (claims.iss == ctx.issuer() && claims.exp > now.seconds()).then_some(claims)

@@ -17,7 +17,7 @@ use crate::protocol::error::OAuthError;
 use crate::protocol::metadata::GrantType;
 use crate::protocol::params::Params;
 use crate::protocol::response_mode::AuthorizationResponse;
-use crate::protocol::scope::{OFFLINE_ACCESS, OPENID, Scope};
+use crate::protocol::scope::{OFFLINE_ACCESS, OIDC_SCOPES, OPENID, Scope};
 
 use super::interaction::{Step, next_step};
 use super::registry::Registry;
@@ -26,7 +26,6 @@ use super::{Context, consent, issue};
 
 /// How long a person may take from the first page to the last.
 const FLOW_LIFETIME: Duration = Duration::from_mins(30);
-const OIDC_SCOPES: [&str; 6] = [OPENID, "profile", "email", "address", "phone", OFFLINE_ACCESS];
 
 /// How an authorization request went on.
 pub enum Outcome {

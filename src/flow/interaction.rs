@@ -89,13 +89,11 @@ fn needs_consent(
     if destination.request.prompt.consent {
         return true;
     }
-    if client.metadata.skip_consent {
-        return false;
-    }
     // RFC 8252 section 8.6: anything on the person's machine can pose as a public client whose redirect URI is not https,
-    // so it gets nothing without a person seeing it.
+    // so it gets nothing without a person seeing it, first-party or not.
     let assured = !client.metadata.is_public() || destination.request.target.redirect_uri.starts_with("https:");
-    !(assured && remembered.is_some_and(|remembered| remembered.covers(asked)))
+    let known = client.metadata.skip_consent || remembered.is_some_and(|remembered| remembered.covers(asked));
+    !(assured && known)
 }
 
 /// Where a flow stands in this browser.

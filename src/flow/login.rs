@@ -1,6 +1,7 @@
 //! Signing in by password.
 
 use secrecy::{ExposeSecret as _, SecretString};
+use unicode_normalization::UnicodeNormalization as _;
 
 use crate::clock::UnixTime;
 use crate::crypto::opaque::{Digest, SessionSecret, browser_mark, is_browser_mark};
@@ -59,7 +60,7 @@ pub async fn sign_in(
     let credential = ctx.store.find_credential(&name).await?.filter(|credential| !credential.disabled);
     let stored = credential.as_ref().and_then(|credential| credential.password_hash.clone());
     // An over-long password is wrong, at the price of any other.
-    let fits = password.expose_secret().chars().count() <= MAX_LENGTH;
+    let fits = password.expose_secret().nfc().count() <= MAX_LENGTH;
     let verdict = ctx.hasher.verify(if fits { password } else { SecretString::default() }, stored.clone()).await?;
     let (Verdict::Right { rehashed }, Some(credential), true) = (verdict, credential, fits) else {
         ctx.store.record_failure(vec![(account, 1), (network, NETWORK_WEIGHT)], now).await?;

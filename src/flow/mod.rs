@@ -29,7 +29,6 @@ use crate::outbound::Outbound;
 use crate::protocol::error::OAuthError;
 use crate::store::{Store, StoreError};
 
-use access_token::VerifiedTokens;
 use client::RemoteKeys;
 use registry::Registry;
 
@@ -46,7 +45,6 @@ pub struct Context {
     /// One reading of clients, resources and keys; replaced within a second of a change.
     pub registry: ArcSwap<Registry>,
     pub remote_keys: RemoteKeys,
-    pub verified_tokens: VerifiedTokens,
 }
 
 impl Context {

@@ -18,8 +18,10 @@ use crate::domain::client::Client;
 use crate::domain::resource::Resource;
 use crate::protocol::discovery;
 use crate::protocol::error::OAuthError;
-use crate::protocol::scope::Scope;
+use crate::protocol::scope::{OIDC_SCOPES, Scope};
 use crate::store::RegistryRows;
+
+use super::access_token::VerifiedTokens;
 
 /// A document that is the same for everybody: its bytes and their `ETag`.
 pub struct Published {
@@ -41,6 +43,8 @@ pub struct Registry {
     pub keyring: Keyring,
     pub jwks: Published,
     pub discovery: Published,
+    /// Anew with every reading, so that what a removed key signed is gone with it.
+    pub verified_tokens: VerifiedTokens,
 }
 
 impl Registry {
@@ -63,6 +67,7 @@ impl Registry {
             discovery: Published::new(serde_json::to_vec(&document)?.into()),
             resources,
             keyring,
+            verified_tokens: VerifiedTokens::default(),
         })
     }
 
@@ -125,10 +130,14 @@ impl Registry {
     }
 
     /// The part of a granted scope that a token for this audience carries: the audience's own scopes and those that
-    /// belong to no resource.
+    /// belong to no resource. The scopes of OpenID Connect belong to `UserInfo`, so they stay out of tokens for others.
     #[must_use]
     pub fn scope_for(&self, audience: &str, granted: &Scope) -> Scope {
+        let elsewhere = self.resources.contains_key(audience);
         granted.retain(|scope| {
+            if elsewhere && OIDC_SCOPES.contains(&scope) {
+                return false;
+            }
             let mut owners = self.owners(scope).peekable();
             owners.peek().is_none() || owners.any(|resource| resource.identifier == audience)
         })

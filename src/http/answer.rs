@@ -102,16 +102,25 @@ pub fn allow_origin(mut response: HttpResponse, origin: Option<&str>) -> HttpRes
 }
 
 /// 303: a browser follows it by GET, so nothing that was posted travels on (RFC 9700 section 4.12).
-pub fn see_other(location: &str) -> HttpResponse {
+pub fn see_other(location: &str, https: bool) -> HttpResponse {
     let Ok(location) = HeaderValue::from_str(location) else {
         tracing::error!("an address to redirect to is not a header value");
         return HttpResponse::InternalServerError().finish();
     };
-    HttpResponse::SeeOther()
+    let mut response = HttpResponse::SeeOther()
         .insert_header((LOCATION, location))
         .insert_header((CACHE_CONTROL, NO_STORE))
         .insert_header((REFERRER_POLICY, HeaderValue::from_static("no-referrer")))
-        .finish()
+        .finish();
+    only_https(&mut response, https);
+    response
+}
+
+/// Tells browsers to come back by https alone (RFC 6797), where that is how they came.
+fn only_https(response: &mut HttpResponse, https: bool) {
+    if https {
+        response.headers_mut().insert(STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
+    }
 }
 
 /// Adds `Set-Cookie` lines.
@@ -148,10 +157,7 @@ pub fn page(template: &impl Template, options: &PageOptions<'_>) -> HttpResponse
         .insert_header((CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")))
         .insert_header((CACHE_CONTROL, NO_STORE))
         .body(html);
-    if options.https {
-        let for_a_year = HeaderValue::from_static("max-age=31536000");
-        response.headers_mut().insert(STRICT_TRANSPORT_SECURITY, for_a_year);
-    }
+    only_https(&mut response, options.https);
     response
 }
 

@@ -26,7 +26,7 @@ pub async fn get(request: HttpRequest, ctx: web::Data<Context>) -> HttpResponse 
 /// session cookie (`SameSite`); so it goes on as a GET of our own, which brings it.
 pub async fn post(request: HttpRequest, ctx: web::Data<Context>, Form(params): Form) -> HttpResponse {
     match again_with_cookies(&request, &params) {
-        Some(location) => see_other(&location),
+        Some(location) => see_other(&location, ctx.config.issuer.is_https()),
         None => answer(&request, &ctx, &params).await,
     }
 }
@@ -40,7 +40,7 @@ async fn answer(request: &HttpRequest, ctx: &Context, params: &Params) -> HttpRe
     match outcome.await {
         Ok((Outcome::Respond(response), _)) => respond(&response, https),
         Ok((Outcome::Interact(flow), browser)) => {
-            with_browser_cookie(see_other(&format!("/flow/{}", flow.expose_secret())), &browser, https)
+            with_browser_cookie(see_other(&format!("/flow/{}", flow.expose_secret()), https), &browser, https)
         }
         Err(AuthorizeError::Page(error)) => error_page(&error, https),
         Err(AuthorizeError::Redirect(response, error)) => refuse(&response, &error, https),
@@ -59,7 +59,7 @@ fn refuse(response: &AuthorizationResponse, error: &OAuthError, https: bool) -> 
 /// Sends an authorization response on its way.
 pub fn respond(response: &AuthorizationResponse, https: bool) -> HttpResponse {
     if response.mode != ResponseMode::FormPost {
-        return see_other(&response.location());
+        return see_other(&response.location(), https);
     }
     let body = FormPostPage {
         action: &response.redirect_uri,

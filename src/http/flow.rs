@@ -58,8 +58,8 @@ async fn posted(request: &HttpRequest, ctx: &Context, id: String, form: &Params)
     }
 }
 
-fn back_to(visit: &Visit) -> HttpResponse {
-    see_other(&format!("/flow/{}", visit.id))
+fn back_to(ctx: &Context, visit: &Visit) -> HttpResponse {
+    see_other(&format!("/flow/{}", visit.id), ctx.config.issuer.is_https())
 }
 
 pub async fn get(request: HttpRequest, ctx: web::Data<Context>, id: web::Path<String>) -> HttpResponse {
@@ -131,7 +131,7 @@ async fn show(ctx: &Context, visit: &Visit, notice: &Notice<'_>) -> HttpResponse
 
 fn send_off(arrival: &Arrival, https: bool) -> HttpResponse {
     match arrival {
-        Arrival::Home => see_other("/"),
+        Arrival::Home => see_other("/", https),
         Arrival::Client(response) => respond(response, https),
     }
 }
@@ -186,7 +186,7 @@ pub async fn sign_in(
     let username = form.get("username");
     let password = form.get("password").unwrap_or_default().into();
     match login::sign_in(&ctx, &visit.situation, &visit.browser, username, password, now).await {
-        Ok(login::Outcome::Elsewhere) => back_to(&visit),
+        Ok(login::Outcome::Elsewhere) => back_to(&ctx, &visit),
         Ok(login::Outcome::SignedIn { cookie, known }) => {
             let names = CookieNames::new(https);
             let known_for = std::time::Duration::from_hours(4320);
@@ -194,7 +194,7 @@ pub async fn sign_in(
                 names.set(names.session, cookie.expose_secret(), None),
                 names.set(names.known, &known, Some(known_for)),
             ];
-            with_cookies(back_to(&visit), lines)
+            with_cookies(back_to(&ctx, &visit), lines)
         }
         Ok(login::Outcome::Wrong) => {
             let error = if matches!(visit.situation.step, Step::Reauthenticate) {
@@ -234,10 +234,10 @@ pub async fn account(
     let other = match form.get("account") {
         Some("other") => true,
         Some("continue") => false,
-        _ => return back_to(&visit),
+        _ => return back_to(&ctx, &visit),
     };
     match choose_account(&ctx, &visit.situation, other).await {
-        Ok(()) => back_to(&visit),
+        Ok(()) => back_to(&ctx, &visit),
         Err(error) => error_page(&error.into(), ctx.config.issuer.is_https()),
     }
 }
@@ -254,11 +254,11 @@ pub async fn consent(
     };
     match form.get("decision") {
         Some("allow") => match consent_flow::allow(&ctx, &visit.situation, ctx.now()).await {
-            Ok(()) => back_to(&visit),
+            Ok(()) => back_to(&ctx, &visit),
             Err(error) => error_page(&error, ctx.config.issuer.is_https()),
         },
         Some("deny") => cancelled(&ctx, &visit, "The person did not allow it.").await,
-        _ => back_to(&visit),
+        _ => back_to(&ctx, &visit),
     }
 }
 

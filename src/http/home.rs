@@ -27,7 +27,7 @@ async fn answer(request: &HttpRequest, ctx: &Context) -> Result<HttpResponse, OA
     let now = ctx.now();
     let Some(signed_in) = current(ctx, &browser, now).await? else {
         let flow = start_flow(ctx, Destination::Home, &browser, now).await?;
-        let response = see_other(&format!("/flow/{}", flow.expose_secret()));
+        let response = see_other(&format!("/flow/{}", flow.expose_secret()), https);
         return Ok(with_browser_cookie(response, &browser, https));
     };
     let demo =

@@ -25,7 +25,7 @@ pub async fn get(request: HttpRequest, ctx: web::Data<Context>) -> HttpResponse 
 
 pub async fn post(request: HttpRequest, ctx: web::Data<Context>, Form(params): Form) -> HttpResponse {
     match again_with_cookies(&request, &params) {
-        Some(location) => see_other(&location),
+        Some(location) => see_other(&location, ctx.config.issuer.is_https()),
         None => answer(&request, &ctx, &params, false).await,
     }
 }
@@ -35,7 +35,7 @@ pub async fn confirm(request: HttpRequest, ctx: web::Data<Context>, Form(params)
     let https = ctx.config.issuer.is_https();
     match browser(&request, &ctx) {
         Ok(browser) if !is_own_form(&request, &ctx, &browser, &params, SIGN_OUT) => forged(https),
-        Ok(_) if params.get("decision") != Some("logout") => see_other("/"),
+        Ok(_) if params.get("decision") != Some("logout") => see_other("/", https),
         Ok(_) => answer(&request, &ctx, &params, true).await,
         Err(error) => error_page(&error, https),
     }
@@ -71,7 +71,7 @@ async fn answer(request: &HttpRequest, ctx: &Context, params: &Params, confirmed
 fn done(request: &LogoutRequest, https: bool) -> HttpResponse {
     let names = CookieNames::new(https);
     match &request.back {
-        Some(back) => with_cookies(see_other(&back.location), [names.clear(names.session)]),
+        Some(back) => with_cookies(see_other(&back.location, https), [names.clear(names.session)]),
         None => signed_out(https),
     }
 }

@@ -226,11 +226,16 @@ pub fn again_with_cookies(request: &HttpRequest, params: &Params) -> Option<Stri
     foreign.then(|| format!("{}?{}", request.path(), params.encode()))
 }
 
-/// Whether the browser says that a form came from a page of this origin, as far as it says anything.
+/// Whether the browser says that a form came from a page of this origin, as far as it says anything. A browser that
+/// tells the site gives `null` as the origin, for our pages forbid it to tell more.
 pub fn sent_from(request: &HttpRequest, origin: &str) -> bool {
     let header = |name: &HeaderName| request.headers().get(name).map(|value| value.to_str().unwrap_or_default());
-    let site = header(&HeaderName::from_static("sec-fetch-site"));
-    site.is_none_or(|site| matches!(site, "same-origin" | "none")) && header(&ORIGIN).is_none_or(|sent| sent == origin)
+    let sent = header(&ORIGIN);
+    match header(&HeaderName::from_static("sec-fetch-site")) {
+        Some("same-origin") => sent.is_none_or(|sent| sent == origin || sent == "null"),
+        Some("none") | None => sent.is_none_or(|sent| sent == origin),
+        Some(_) => false,
+    }
 }
 
 /// Whether a form was sent from our own page in this browser: the browser says so where it can, and the form token

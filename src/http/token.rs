@@ -3,8 +3,8 @@
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 
-use crate::flow::Context;
 use crate::flow::token::exchange;
+use crate::flow::{Context, client};
 use crate::protocol::client_auth::ClientCredentials;
 use crate::protocol::error::OAuthError;
 use crate::protocol::params::Params;
@@ -22,7 +22,10 @@ pub async fn post(request: HttpRequest, ctx: web::Data<Context>, Form(params): F
 async fn answer(request: &HttpRequest, ctx: &Context, params: &Params) -> Result<HttpResponse, OAuthError> {
     params.refuse_repeated()?;
     let credentials = ClientCredentials::parse(authorization(request)?, params)?;
-    let (_, issued) = exchange(ctx, credentials, TokenRequest::parse(params)?, ctx.now()).await?;
+    let now = ctx.now();
+    // Who asks comes before what is asked: a stranger learns nothing of what would be wrong with the rest.
+    let client = client::authenticate(ctx, credentials, now).await?;
+    let issued = exchange(ctx, &client, TokenRequest::parse(params)?, now).await?;
     Ok(private_json(
         StatusCode::OK,
         &TokenResponse {

@@ -12,6 +12,8 @@ const MAX_LENGTH: usize = 4096;
 
 pub const OPENID: &str = "openid";
 pub const OFFLINE_ACCESS: &str = "offline_access";
+/// OpenID Connect Core sections 5.4 and 11.
+pub const OIDC_SCOPES: [&str; 6] = [OPENID, "profile", "email", "address", "phone", OFFLINE_ACCESS];
 
 /// A set of scope tokens, kept as the wire has it: sorted, each once, separated by one space. May be empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

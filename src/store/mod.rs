@@ -121,6 +121,7 @@ impl Store {
         let text = path.to_string_lossy();
         // One at a time: a command may be started while the server makes its first start.
         let _migrating = lock(path, "migrate", true)?;
+        make_private(path)?;
         let mut writer = Conn::open_sqlite(&text)?;
         check_sqlite(&mut writer)?;
         migrate(&mut writer)?;
@@ -150,6 +151,13 @@ impl Store {
     ) -> Result<T, StoreError> {
         self.readers.run(work).await
     }
+}
+
+/// A new database is its owner's alone, wherever it lies; SQLite gives the files beside it the same mode.
+fn make_private(path: &Path) -> Result<(), StoreError> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let opened = File::options().create(true).truncate(false).write(true).mode(0o600).open(path);
+    opened.map(drop).map_err(|source| StoreError::File { path: path.to_owned(), source })
 }
 
 fn lock(database: &Path, purpose: &str, wait: bool) -> Result<File, StoreError> {

@@ -252,7 +252,8 @@ impl Store {
         .await
     }
 
-    /// Adds the successor and lets the keys before it go at `retire_at`, when the last token they signed is dead. Keys that
+    /// Adds the successor and lets the keys before it go at `retire_at` at the latest: when the last token they signed is
+    /// dead, or at once for a key that is in the wrong hands. Keys that
     /// wait to sign from a later moment than the successor go at once.
     ///
     /// # Errors
@@ -267,7 +268,7 @@ impl Store {
                 .map_err(StoreError::operation("removing an overtaken signing key"))?;
             let older = signing_keys::table
                 .filter(signing_keys::algorithm.eq(successor.algorithm.as_str()))
-                .filter(signing_keys::expires_at.is_null());
+                .filter(signing_keys::expires_at.is_null().or(signing_keys::expires_at.gt(retire_at.millis())));
             let update = diesel::update(older).set(signing_keys::expires_at.eq(retire_at.millis()));
             on_backend!(conn, |c| update.execute(c)).map_err(StoreError::operation("retiring a signing key"))?;
             insert_key(conn, &successor)?;

@@ -40,7 +40,7 @@ fn signed_in(seconds_ago: i64) -> SignedIn {
             user_id: user_id.clone(),
             authentication: Authentication { at, acr: ACR_VALUES[0].to_owned(), amr: "pwd".to_owned() },
             last_seen_at: NOW,
-            expires_at: NOW.plus(Duration::from_secs(3600)),
+            expires_at: NOW.plus(Duration::from_hours(1)),
         },
         user: User {
             id: user_id,

@@ -1,4 +1,4 @@
-//! The token endpoint: authenticate the client, check the grant, dispatch. A new grant is one file and one arm.
+//! The token endpoint, once the client is proven: check the grant, dispatch. A new grant is one file and one arm.
 
 mod authorization_code;
 mod client_credentials;
@@ -11,7 +11,6 @@ use secrecy::SecretString;
 use crate::clock::UnixTime;
 use crate::domain::client::Client;
 use crate::domain::grant::Grant;
-use crate::protocol::client_auth::ClientCredentials;
 use crate::protocol::error::OAuthError;
 use crate::protocol::metadata::GrantType;
 use crate::protocol::scope::{OPENID, Scope};
@@ -19,7 +18,7 @@ use crate::protocol::token::TokenRequest;
 
 use super::access_token::{IssuedAccessToken, Speaker, audience};
 use super::registry::Registry;
-use super::{Context, access_token, client, issue};
+use super::{Context, access_token, issue};
 
 /// What the client is given; RFC 6749 section 5.1 says how it is written.
 pub struct Issued {
@@ -28,17 +27,16 @@ pub struct Issued {
     pub id_token: Option<String>,
 }
 
-/// Answers a token request.
+/// Answers a token request of an authenticated client.
 ///
 /// # Errors
 /// The codes of RFC 6749 section 5.2 and RFC 8707 section 2.
 pub async fn exchange(
     ctx: &Context,
-    credentials: ClientCredentials,
+    client: &Client,
     request: TokenRequest,
     now: UnixTime,
-) -> Result<(Arc<Client>, Issued), OAuthError> {
-    let client = client::authenticate(ctx, credentials, now).await?;
+) -> Result<Issued, OAuthError> {
     let grant_type = match request {
         TokenRequest::AuthorizationCode(_) => GrantType::AuthorizationCode,
         TokenRequest::RefreshToken(_) => GrantType::RefreshToken,
@@ -47,12 +45,11 @@ pub async fn exchange(
     if !client.metadata.grants(grant_type) {
         return Err(OAuthError::unauthorized_client("This client is not registered for this grant."));
     }
-    let issued = match request {
-        TokenRequest::AuthorizationCode(request) => authorization_code::exchange(ctx, &client, request, now).await?,
-        TokenRequest::RefreshToken(request) => refresh_token::exchange(ctx, &client, request, now).await?,
-        TokenRequest::ClientCredentials(request) => client_credentials::exchange(ctx, &client, &request, now)?,
-    };
-    Ok((client, issued))
+    match request {
+        TokenRequest::AuthorizationCode(request) => authorization_code::exchange(ctx, client, request, now).await,
+        TokenRequest::RefreshToken(request) => refresh_token::exchange(ctx, client, request, now).await,
+        TokenRequest::ClientCredentials(request) => client_credentials::exchange(ctx, client, &request, now),
+    }
 }
 
 /// Signs the tokens of a person's grant, after the transaction that spent the code or the refresh token.

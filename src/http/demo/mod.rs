@@ -111,7 +111,7 @@ pub async fn sign_in(request: HttpRequest, demo: web::Data<Demo>) -> HttpRespons
     let begun = async {
         let (address, sign_in) = demo.provider.begin().await?;
         let id = demo.visitors().begin(demo.cookie(&request), sign_in)?;
-        Ok(demo.remember(see_other(address.as_str()), &id))
+        Ok(demo.remember(see_other(address.as_str(), false), &id))
     };
     begun.await.unwrap_or_else(|error: ClientError| demo.failure_page(&request, &error))
 }
@@ -125,7 +125,7 @@ pub async fn callback(request: HttpRequest, demo: web::Data<Demo>) -> HttpRespon
         // Another cookie than before: whoever planted that one gets nothing (session fixation).
         let holding = Holding { tokens, account_name, userinfo: None };
         let id = demo.visitors().admit(demo.cookie(&request), holding)?;
-        Ok(demo.remember(see_other("/demo/tokens"), &id))
+        Ok(demo.remember(see_other("/demo/tokens", false), &id))
     };
     signed_in.await.unwrap_or_else(|error: ClientError| demo.failure_page(&request, &error))
 }
@@ -152,7 +152,7 @@ async fn exchange(request: &HttpRequest, demo: &Demo) -> Result<Tokens, ClientEr
 
 pub async fn tokens(request: HttpRequest, demo: web::Data<Demo>) -> HttpResponse {
     let held = demo.with(&request, |visitor| Some((visitor.holding.clone()?, visitor.message.take()))).flatten();
-    let Some((holding, message)) = held else { return see_other("/demo") };
+    let Some((holding, message)) = held else { return see_other("/demo", false) };
     let body = DemoTokensPage {
         csrf: &csrf_token(demo.cookie(&request), PURPOSE),
         account_name: &holding.account_name,
@@ -176,10 +176,10 @@ async fn act(
         return forged(demo.https);
     }
     let held = demo.with(request, |visitor| visitor.holding.clone()).flatten();
-    let Some(held) = held else { return see_other("/demo") };
+    let Some(held) = held else { return see_other("/demo", false) };
     let outcome = action(&demo.provider, held).await;
     demo.with(request, |visitor| visitor.settle(outcome.map_err(|error| failed(&error))));
-    see_other("/demo/tokens")
+    see_other("/demo/tokens", false)
 }
 
 pub async fn refresh(request: HttpRequest, demo: web::Data<Demo>, Form(form): Form) -> HttpResponse {
@@ -219,11 +219,11 @@ pub async fn sign_out(request: HttpRequest, demo: web::Data<Demo>, Form(form): F
         return forged(demo.https);
     }
     let held = demo.with(&request, |visitor| visitor.holding.take()).flatten();
-    let Some(held) = held else { return see_other("/demo") };
+    let Some(held) = held else { return see_other("/demo", false) };
     match demo.provider.end_session(&held.tokens).await {
         Ok((address, state)) => {
             demo.with(&request, |visitor| visitor.sign_out = Some(state));
-            see_other(address.as_str())
+            see_other(address.as_str(), false)
         }
         Err(error) => demo.failure_page(&request, &error),
     }
@@ -234,7 +234,7 @@ pub async fn signed_out(request: HttpRequest, demo: web::Data<Demo>) -> HttpResp
     let state = params.as_ref().and_then(|params| params.get("state")).unwrap_or_default();
     let asked = demo.with(&request, |visitor| visitor.sign_out.take_if(|own| same_text(own.secret(), state)));
     if asked.flatten().is_none() {
-        return see_other("/demo");
+        return see_other("/demo", false);
     }
     demo.visitors().forget(demo.cookie(&request));
     let notice = Message::Notice("You are signed out, here and at the provider.");

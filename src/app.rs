@@ -103,7 +103,11 @@ fn start_logging(config: &Config) {
     let filter = tracing_subscriber::EnvFilter::new(format!(
         "{level},actix_server=warn,actix_http=warn,rustls=warn,hyper=warn,reqwest=warn"
     ));
-    let logging = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let logging = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_target(false);
     // In tests the subscriber of the first server stays.
     drop(logging.try_init());
 }

@@ -3,6 +3,8 @@
 
 mod support;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
 use support::browser::{tags, unescape};
 use support::http::query;
@@ -517,6 +519,54 @@ fn s47_scope_and_claims_are_bounded() {
     assert_eq!(w.browser().open(long.url()).error(), "invalid_scope");
     let deep = format!("{}1{}", "{\"a\":".repeat(6), "}".repeat(6));
     assert_eq!(w.browser().open(w.web.request().with("claims", &deep).url()).error(), "invalid_request");
+}
+
+#[test]
+fn s20_web_message_is_not_offered() {
+    let w = world();
+    let browser = w.browser();
+    browser.through(w.web.request().url()).code();
+    for mode in ["web_message", "web_message.jwt", "post_message"] {
+        // Even to somebody signed in: a fault brought by redirect to the registered address, and no page that posts.
+        let page = browser.open(w.web.request().with("response_mode", mode).url());
+        assert_eq!(page.error(), "invalid_request", "{mode}");
+        assert!(page.url.as_str().starts_with(&w.web.redirect_uri), "{mode}: {}", page.url);
+    }
+    let offered = w.get("/.well-known/openid-configuration").ok()["response_modes_supported"].clone();
+    assert_eq!(offered, json!(["query", "fragment", "form_post"]));
+}
+
+#[test]
+fn s21_request_objects_are_refused_whole() {
+    let w = world();
+    let browser = w.browser();
+    browser.through(w.web.request().url()).code();
+    let part = |value: serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let inside = json!({
+        "client_id": w.web.id, "redirect_uri": w.web.redirect_uri, "response_type": "code", "state": "inside",
+        "scope": "openid email", "prompt": "login", "response_mode": "form_post",
+    });
+    let object = format!("{}.{}.", part(json!({"alg": "none"})), part(inside));
+    let reference = "urn:ietf:params:oauth:request_uri:6esc_11ACC5bwc014ltc14eY22c";
+    for (name, value, error) in [
+        ("request", object.as_str(), "request_not_supported"),
+        ("request_uri", "https://web.example/request.jwt", "request_uri_not_supported"),
+        ("request_uri", reference, "request_uri_not_supported"),
+    ] {
+        // Nothing of what it says counts: not where the answer goes, not how, not its `state`.
+        let page = browser.open(w.web.request().with(name, value).url());
+        assert_eq!(page.error(), error, "{value}");
+        assert_eq!(page.callback()["state"], "a state & more", "{value}");
+        assert!(page.url.as_str().starts_with("https://web.example/callback?"), "{}", page.url);
+        // And nothing is filled in from it.
+        for missing in ["client_id", "redirect_uri"] {
+            browser.open(w.web.request().with(name, value).without(missing).url()).is_error_page();
+        }
+    }
+    let metadata = w.get("/.well-known/openid-configuration").ok();
+    for member in ["request_parameter_supported", "request_uri_parameter_supported"] {
+        assert_eq!(metadata[member], false, "{member}");
+    }
 }
 
 #[test]

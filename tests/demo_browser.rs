@@ -169,9 +169,10 @@ async fn demo(server: &TestServer, user: &str, password: &str) {
     chromium.click("demo-userinfo").await;
     let info = chromium.see("userinfo").await;
     assert!(info.text().await.unwrap().contains("sub"));
+    let said = "[role=status], [role=alert]";
+    let before = chromium.changed(said, "").await;
     chromium.click("demo-revoke").await;
-    let wait = window.wait().at_most(Duration::from_secs(10));
-    wait.for_element(Locator::Css("[role=status], [role=alert]")).await.unwrap();
+    assert!(chromium.changed(said, &before).await.contains("revoked"));
 
     window.goto(&server.url("/")).await.unwrap();
     chromium.see("home-page").await;

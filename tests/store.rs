@@ -14,6 +14,7 @@ use countersign::domain::flow::{Destination, Flow, Progress};
 use countersign::domain::grant::{Grant, GrantDetails};
 use countersign::domain::ids::{ClientId, GrantId, SessionId, UserId, uuid_v7};
 use countersign::domain::session::{Authentication, Session};
+use countersign::domain::throttle::Bucket;
 use countersign::domain::user::User;
 use countersign::protocol::metadata::ClientMetadata;
 use countersign::protocol::scope::Scope;
@@ -102,8 +103,10 @@ impl World {
             cookie: self.cookie,
             continues,
             replaces: None,
+            verified_hash: "x".into(),
             rehashed: None,
-            throttle: "account ada".into(),
+            account: Bucket::account("ada", None),
+            network: Bucket::network("192.0.2.1"),
             flow,
             progress: Progress::default(),
         };
@@ -294,16 +297,29 @@ async fn s25_a_restart_forgets_nothing() {
 #[actix_web::test]
 async fn s55_many_guesses_at_once_are_no_more_than_many_in_a_row() {
     let mut world = World::new().await;
-    let buckets = || vec![("account ada".to_owned(), 1)];
+    let account = || vec![Bucket::account("ada", None)];
     for _ in 0..5 {
-        assert_eq!(world.store.throttled_until(vec!["account ada".into()], NOW).await.unwrap(), None);
-        world.store.record_failure(buckets(), NOW).await.unwrap();
+        assert_eq!(world.store.throttled_until(account(), NOW).await.unwrap(), None);
+        assert_eq!(world.store.record_failure(account(), NOW).await.unwrap(), None);
     }
     let until = NOW.plus(Duration::from_secs(1));
-    assert_eq!(world.store.throttled_until(vec!["account ada".into()], NOW).await.unwrap(), Some(until));
+    assert_eq!(world.store.throttled_until(account(), NOW).await.unwrap(), Some(until));
     assert_eq!(world.sign_in(true).await, SignIn::Blocked(until), "a right guess among them does not get in");
+    assert_eq!(
+        world.store.record_failure(account(), NOW).await.unwrap(),
+        Some(until),
+        "nor does a wrong one look different"
+    );
     let reopened = Store::open(&world.url).unwrap();
-    assert!(reopened.throttled_until(vec!["account ada".into()], NOW).await.unwrap().is_some());
+    assert!(reopened.throttled_until(account(), NOW).await.unwrap().is_some());
+}
+
+#[actix_web::test]
+async fn s76_a_password_set_while_the_old_one_was_verified_wins() {
+    let mut world = World::new().await;
+    world.store.set_password(world.user.clone(), "y".into(), true, NOW).await.unwrap();
+    assert_eq!(world.sign_in(true).await, SignIn::Gone);
+    assert_eq!(world.sign_in(false).await, SignIn::Gone);
 }
 
 #[actix_web::test]
@@ -354,6 +370,7 @@ async fn s120_a_newer_database_is_refused() {
     drop(Store::open(&url(folder.path())).unwrap());
     let path = folder.path().join("test.db");
     let mut conn = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
+    conn.batch_execute("PRAGMA busy_timeout = 5000").unwrap();
     conn.batch_execute("INSERT INTO __diesel_schema_migrations (version) VALUES ('29990101000000')").unwrap();
     assert!(matches!(Store::open(&url(folder.path())), Err(StoreError::NewerSchema(_))));
 }

@@ -7,7 +7,7 @@ use clap::Subcommand;
 use countersign::domain::ids::ClientId;
 use countersign::domain::resource::{Resource, check_identifier};
 use countersign::protocol::jose::SigningAlgorithm;
-use countersign::protocol::scope::Scope;
+use countersign::protocol::scope::{OIDC_SCOPES, Scope};
 use countersign::store::Registered;
 use serde_json::{Value, json};
 
@@ -144,6 +144,9 @@ async fn create(ctx: &Context, resource: Resource) -> anyhow::Result<()> {
     check_identifier(&identifier).map_err(|error| anyhow!("{identifier:?}: {}", error.description))?;
     if resource.name.as_ref().is_some_and(|name| name.trim().is_empty() || name.chars().count() > NAME_LENGTH) {
         bail!("--name must have 1 to {NAME_LENGTH} characters");
+    }
+    if let Some(scope) = resource.scope.iter().find(|scope| OIDC_SCOPES.contains(scope)) {
+        bail!("--scope: `{scope}` belongs to OpenID Connect; give the resource scopes of its own, such as orders:read");
     }
     if let Some(id) = &resource.resource_server {
         let clients = ctx.store.registry().await?.clients;

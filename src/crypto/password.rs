@@ -22,6 +22,8 @@ const SALT_LENGTH: usize = 16;
 const OUTPUT_LENGTH: usize = 32;
 /// In characters. Longer is refused before any work: Argon2 takes any length, a form should not.
 pub const MAX_LENGTH: usize = 128;
+/// What the threads yield to others, in the system's own measure from 0 to 19.
+const NICENESS: i32 = 10;
 /// A thread gives its memory back when nobody has signed in for so long.
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -91,6 +93,10 @@ impl PasswordHasher {
 }
 
 fn work(jobs: &Receiver<Job>, params: &Params) {
+    // Below the threads that answer requests: a storm of sign-ins takes what processor time they leave.
+    if let Err(error) = rustix::process::nice(NICENESS) {
+        tracing::debug!(%error, "the priority of password checks stays as it is");
+    }
     let mut memory = Vec::new();
     loop {
         let job = match jobs.recv_timeout(IDLE) {

@@ -7,4 +7,5 @@ pub mod ids;
 pub mod key;
 pub mod resource;
 pub mod session;
+pub mod throttle;
 pub mod user;

@@ -4,11 +4,12 @@ use secrecy::{ExposeSecret as _, SecretString};
 use unicode_normalization::UnicodeNormalization as _;
 
 use crate::clock::UnixTime;
-use crate::crypto::opaque::{Digest, SessionSecret, browser_mark, is_browser_mark};
+use crate::crypto::opaque::{SessionSecret, browser_mark, is_browser_mark};
 use crate::crypto::password::{MAX_LENGTH, Verdict};
 use crate::domain::flow::Progress;
 use crate::domain::ids::SessionId;
 use crate::domain::session::{Authentication, Session};
+use crate::domain::throttle::Bucket;
 use crate::domain::user::normal_name;
 use crate::protocol::discovery::ACR_PASSWORD;
 use crate::protocol::error::OAuthError;
@@ -18,8 +19,6 @@ use super::Context;
 use super::interaction::{Situation, Step};
 use super::session::Browser;
 
-/// So many wrong guesses from one network count as one of an account: many people may share an address.
-const NETWORK_WEIGHT: i64 = 20;
 /// `amr`, RFC 8176.
 const AMR_PASSWORD: &str = "pwd";
 
@@ -52,8 +51,9 @@ pub async fn sign_in(
         (Step::SignIn, _) => username.unwrap_or_default().to_owned(),
         _ => return Ok(Outcome::Elsewhere),
     };
-    let account = bucket_of(ctx, &name, browser);
-    let network = format!("network {}", browser.network);
+    let known =
+        browser.known.as_deref().filter(|mark| is_browser_mark(&ctx.known_browser_key, &normal_name(&name), mark));
+    let (account, network) = (Bucket::account(&name, known), Bucket::network(&browser.network));
     if let Some(until) = ctx.store.throttled_until(vec![account.clone(), network.clone()], now).await? {
         return Ok(Outcome::Wait(until));
     }
@@ -62,9 +62,11 @@ pub async fn sign_in(
     // An over-long password is wrong, at the price of any other.
     let fits = password.expose_secret().nfc().count() <= MAX_LENGTH;
     let verdict = ctx.hasher.verify(if fits { password } else { SecretString::default() }, stored.clone()).await?;
-    let (Verdict::Right { rehashed }, Some(credential), true) = (verdict, credential, fits) else {
-        ctx.store.record_failure(vec![(account, 1), (network, NETWORK_WEIGHT)], now).await?;
-        return Ok(Outcome::Wrong);
+    let (Verdict::Right { rehashed }, Some(credential), Some(verified_hash), true) =
+        (verdict, credential, stored, fits)
+    else {
+        let blocked = ctx.store.record_failure(vec![account, network], now).await?;
+        return Ok(blocked.map_or(Outcome::Wrong, Outcome::Wait));
     };
     let cookie = SessionSecret::mint()?;
     let before = situation.signed_in.as_ref().map(|signed_in| &signed_in.session);
@@ -75,8 +77,10 @@ pub async fn sign_in(
             cookie: cookie.digest(),
             continues,
             replaces: before.filter(|_| !continues).map(|session| session.id.clone()),
-            rehashed: stored.zip(rehashed),
-            throttle: account,
+            verified_hash,
+            rehashed,
+            account,
+            network,
             flow: situation.id,
             progress: Progress { session_id: Some(id.clone()), signed_in: true, ..Progress::default() },
             session: Session {
@@ -97,14 +101,4 @@ pub async fn sign_in(
         SignIn::Blocked(until) => Ok(Outcome::Wait(until)),
         SignIn::Gone => Ok(Outcome::Wrong),
     }
-}
-
-/// The count that a guess at this account goes to. A browser that has signed in to it before has a count of its own, so
-/// that no stranger's guesses lock its person out. By digest: people type their passwords into the wrong field.
-fn bucket_of(ctx: &Context, name: &str, browser: &Browser) -> String {
-    use base64::Engine as _;
-    let account = normal_name(name);
-    let known = browser.known.as_deref().filter(|mark| is_browser_mark(&ctx.known_browser_key, &account, mark));
-    let digest = Digest::of(format!("{account}\n{}", known.unwrap_or_default()).as_bytes());
-    format!("account {}", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(digest.as_bytes()))
 }

@@ -85,7 +85,9 @@ fn plain(description: &str) -> String {
 
 fn log(error: &OAuthError) {
     let cause = error.source.as_deref().map(|cause| cause as &dyn std::error::Error);
-    if error.code.status() >= 500 {
+    if error.code == ErrorCode::TemporarilyUnavailable {
+        tracing::warn!(error = error.code.as_str(), cause, "{}", error.description);
+    } else if error.code.status() >= 500 {
         tracing::error!(error = error.code.as_str(), cause, "{}", error.description);
     } else {
         tracing::debug!(error = error.code.as_str(), cause, "{}", plain(&error.description));

@@ -20,7 +20,7 @@ use crate::protocol::scope::OFFLINE_ACCESS;
 use super::answer::{PageOptions, error_page, flow_gone, forged, page, see_other, wait_words, with_cookies};
 use super::authorize::{respond, with_browser_cookie};
 use super::pages::{ConsentPage, ConsentResource, LoginPage, ReauthPage, SelectPage};
-use super::request::{CookieNames, Form, browser, is_own_form};
+use super::request::{CookieNames, PageForm, browser, is_own_form};
 
 /// A request for a flow of this browser, as far as it has come.
 struct Visit {
@@ -175,7 +175,7 @@ pub async fn sign_in(
     request: HttpRequest,
     ctx: web::Data<Context>,
     id: web::Path<String>,
-    Form(form): Form,
+    PageForm(form): PageForm,
 ) -> HttpResponse {
     let https = ctx.config.issuer.is_https();
     let visit = match posted(&request, &ctx, id.into_inner(), &form).await {
@@ -225,7 +225,7 @@ pub async fn account(
     request: HttpRequest,
     ctx: web::Data<Context>,
     id: web::Path<String>,
-    Form(form): Form,
+    PageForm(form): PageForm,
 ) -> HttpResponse {
     let visit = match posted(&request, &ctx, id.into_inner(), &form).await {
         Ok(visit) => visit,
@@ -246,7 +246,7 @@ pub async fn consent(
     request: HttpRequest,
     ctx: web::Data<Context>,
     id: web::Path<String>,
-    Form(form): Form,
+    PageForm(form): PageForm,
 ) -> HttpResponse {
     let visit = match posted(&request, &ctx, id.into_inner(), &form).await {
         Ok(visit) => visit,
@@ -266,7 +266,7 @@ pub async fn cancel(
     request: HttpRequest,
     ctx: web::Data<Context>,
     id: web::Path<String>,
-    Form(form): Form,
+    PageForm(form): PageForm,
 ) -> HttpResponse {
     match posted(&request, &ctx, id.into_inner(), &form).await {
         Ok(visit) => cancelled(&ctx, &visit, "The person cancelled the sign-in.").await,

@@ -13,10 +13,10 @@ pub async fn live() -> HttpResponse {
     answer(HttpResponse::Ok(), "live\n")
 }
 
-/// The database answers; keys and schema were checked at start.
+/// The database takes writes; keys and schema were checked at start.
 pub async fn ready(ctx: web::Data<Context>) -> HttpResponse {
-    match ctx.store.registry_version().await {
-        Ok(_) => answer(HttpResponse::Ok(), "ready\n"),
+    match ctx.store.check_writable().await {
+        Ok(()) => answer(HttpResponse::Ok(), "ready\n"),
         Err(error) => {
             tracing::warn!(error = &error as &dyn std::error::Error, "not ready");
             let mut response = answer(HttpResponse::ServiceUnavailable(), "not ready\n");

@@ -12,7 +12,7 @@ use crate::protocol::error::OAuthError;
 use super::answer::{PageOptions, error_page, forged, page, see_other, with_cookies};
 use super::authorize::with_browser_cookie;
 use super::pages::{HomePage, Link, LogoutDonePage};
-use super::request::{CookieNames, Form, browser, is_own_form};
+use super::request::{CookieNames, PageForm, browser, is_own_form};
 
 /// What the form token of signing out is bound to.
 pub const SIGN_OUT: &str = "sign-out";
@@ -42,7 +42,7 @@ async fn answer(request: &HttpRequest, ctx: &Context) -> Result<HttpResponse, OA
     Ok(with_browser_cookie(page(&body, &PageOptions { https, ..PageOptions::default() }), &browser, https))
 }
 
-pub async fn sign_out(request: HttpRequest, ctx: web::Data<Context>, Form(form): Form) -> HttpResponse {
+pub async fn sign_out(request: HttpRequest, ctx: web::Data<Context>, PageForm(form): PageForm) -> HttpResponse {
     let https = ctx.config.issuer.is_https();
     let outcome = async {
         let browser = browser(&request, &ctx)?;

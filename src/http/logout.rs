@@ -11,7 +11,7 @@ use super::answer::{PageOptions, error_page, forged, page, see_other, with_cooki
 use super::authorize::with_browser_cookie;
 use super::home::{SIGN_OUT, signed_out};
 use super::pages::LogoutPage;
-use super::request::{CookieNames, Form, again_with_cookies, browser, is_own_form};
+use super::request::{CookieNames, PageForm, again_with_cookies, browser, is_own_form};
 
 /// The parameters that the confirmation carries along; they are checked anew when it comes back.
 const CARRIED: [&str; 4] = ["id_token_hint", "client_id", "post_logout_redirect_uri", "state"];
@@ -23,7 +23,7 @@ pub async fn get(request: HttpRequest, ctx: web::Data<Context>) -> HttpResponse 
     }
 }
 
-pub async fn post(request: HttpRequest, ctx: web::Data<Context>, Form(params): Form) -> HttpResponse {
+pub async fn post(request: HttpRequest, ctx: web::Data<Context>, PageForm(params): PageForm) -> HttpResponse {
     match again_with_cookies(&request, &params) {
         Some(location) => see_other(&location, ctx.config.issuer.is_https()),
         None => answer(&request, &ctx, &params, false).await,
@@ -31,7 +31,7 @@ pub async fn post(request: HttpRequest, ctx: web::Data<Context>, Form(params): F
 }
 
 /// The person's word, from our own page.
-pub async fn confirm(request: HttpRequest, ctx: web::Data<Context>, Form(params): Form) -> HttpResponse {
+pub async fn confirm(request: HttpRequest, ctx: web::Data<Context>, PageForm(params): PageForm) -> HttpResponse {
     let https = ctx.config.issuer.is_https();
     match browser(&request, &ctx) {
         Ok(browser) if !is_own_form(&request, &ctx, &browser, &params, SIGN_OUT) => forged(https),

@@ -21,6 +21,13 @@ use actix_web::web::{self, ServiceConfig};
 
 pub use demo::Demo;
 
+/// The answer to any other method than those listed.
+macro_rules! refuse {
+    ($allowed:literal) => {
+        web::to(|| async { answer::method_not_allowed($allowed) })
+    };
+}
+
 /// Every address that is served, and by whom. Another method than those listed is 405 with `Allow`.
 pub fn routes(config: &mut ServiceConfig) {
     let document = |path: &str| web::resource(path).route(web::method(Method::OPTIONS).to(discovery::preflight));
@@ -29,71 +36,75 @@ pub fn routes(config: &mut ServiceConfig) {
             document("/jwks")
                 .route(web::get().to(discovery::jwks))
                 .route(web::head().to(discovery::jwks))
-                .default_service(web::to(|| async { answer::method_not_allowed("GET, HEAD, OPTIONS") })),
+                .default_service(refuse!("GET, HEAD, OPTIONS")),
         )
         .service(
             document("/.well-known/openid-configuration")
                 .route(web::get().to(discovery::metadata))
                 .route(web::head().to(discovery::metadata))
-                .default_service(web::to(|| async { answer::method_not_allowed("GET, HEAD, OPTIONS") })),
+                .default_service(refuse!("GET, HEAD, OPTIONS")),
         )
         .service(
             document("/.well-known/oauth-authorization-server")
                 .route(web::get().to(discovery::metadata))
                 .route(web::head().to(discovery::metadata))
-                .default_service(web::to(|| async { answer::method_not_allowed("GET, HEAD, OPTIONS") })),
+                .default_service(refuse!("GET, HEAD, OPTIONS")),
         )
         .service(
             web::resource("/token")
                 .route(web::post().to(token::post))
                 .route(web::method(Method::OPTIONS).to(request::preflight))
-                .default_service(web::to(|| async { answer::method_not_allowed("POST, OPTIONS") })),
+                .default_service(refuse!("POST, OPTIONS")),
         )
         .service(
             web::resource("/revoke")
                 .route(web::post().to(revoke::post))
                 .route(web::method(Method::OPTIONS).to(request::preflight))
-                .default_service(web::to(|| async { answer::method_not_allowed("POST, OPTIONS") })),
+                .default_service(refuse!("POST, OPTIONS")),
         )
-        .service(
-            web::resource("/introspect")
-                .route(web::post().to(introspect::post))
-                .default_service(web::to(|| async { answer::method_not_allowed("POST") })),
-        )
+        .service(web::resource("/introspect").route(web::post().to(introspect::post)).default_service(refuse!("POST")))
         .service(
             web::resource("/userinfo")
                 .route(web::get().to(userinfo::get))
                 .route(web::post().to(userinfo::post))
                 .route(web::method(Method::OPTIONS).to(request::preflight))
-                .default_service(web::to(|| async { answer::method_not_allowed("GET, POST, OPTIONS") })),
+                .default_service(refuse!("GET, POST, OPTIONS")),
         )
         .service(
             web::resource("/authorize")
                 .route(web::get().to(authorize::get))
                 .route(web::post().to(authorize::post))
-                .default_service(web::to(|| async { answer::method_not_allowed("GET, POST") })),
+                .default_service(refuse!("GET, POST")),
         )
         .service(
             web::resource("/logout")
                 .route(web::get().to(logout::get))
                 .route(web::post().to(logout::post))
-                .default_service(web::to(|| async { answer::method_not_allowed("GET, POST") })),
+                .default_service(refuse!("GET, POST")),
         )
-        .service(web::resource("/logout/confirm").route(web::post().to(logout::confirm)))
+        .service(
+            web::resource("/logout/confirm").route(web::post().to(logout::confirm)).default_service(refuse!("POST")),
+        )
         .service(
             web::scope("/flow/{id}")
-                .service(web::resource("").route(web::get().to(flow::get)))
-                .service(web::resource("/sign-in").route(web::post().to(flow::sign_in)))
-                .service(web::resource("/account").route(web::post().to(flow::account)))
-                .service(web::resource("/consent").route(web::post().to(flow::consent)))
-                .service(web::resource("/cancel").route(web::post().to(flow::cancel))),
+                .service(web::resource("").route(web::get().to(flow::get)).default_service(refuse!("GET")))
+                .service(
+                    web::resource("/sign-in").route(web::post().to(flow::sign_in)).default_service(refuse!("POST")),
+                )
+                .service(
+                    web::resource("/account").route(web::post().to(flow::account)).default_service(refuse!("POST")),
+                )
+                .service(
+                    web::resource("/consent").route(web::post().to(flow::consent)).default_service(refuse!("POST")),
+                )
+                .service(web::resource("/cancel").route(web::post().to(flow::cancel)).default_service(refuse!("POST"))),
         )
-        .service(web::resource("/").route(web::get().to(home::get)))
-        .service(web::resource("/sign-out").route(web::post().to(home::sign_out)))
-        .service(web::resource("/static/{file}").route(web::get().to(statics::get)))
-        .service(web::resource("/favicon.ico").route(web::get().to(statics::favicon)))
-        .service(web::resource("/health/live").route(web::get().to(health::live)))
-        .service(web::resource("/health/ready").route(web::get().to(health::ready)))
+        .service(web::resource("/").route(web::get().to(home::get)).default_service(refuse!("GET")))
+        .service(web::resource("/sign-out").route(web::post().to(home::sign_out)).default_service(refuse!("POST")))
+        .service(web::resource("/static/{file}").route(web::get().to(statics::get)).default_service(refuse!("GET")))
+        .service(web::resource("/favicon.ico").route(web::get().to(statics::favicon)).default_service(refuse!("GET")))
+        .service(web::resource("/health/live").route(web::get().to(health::live)).default_service(refuse!("GET")))
+        .service(web::resource("/health/ready").route(web::get().to(health::ready)).default_service(refuse!("GET")))
         .default_service(web::to(answer::not_found));
 }
 

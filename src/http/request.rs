@@ -22,7 +22,7 @@ use crate::protocol::client_auth::parse_basic;
 use crate::protocol::error::OAuthError;
 use crate::protocol::params::Params;
 
-use super::answer::{allow_origin, json_error_with_status};
+use super::answer::{allow_origin, error_page, json_error_with_status};
 
 /// In bytes. No request of ours is larger.
 const MAX_BODY: usize = 64 * 1024;
@@ -31,6 +31,28 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The parameters of a form body.
 pub struct Form(pub Params);
+
+/// A form of one of our pages: what is wrong with it is said on a page.
+pub struct PageForm(pub Params);
+
+impl FromRequest for PageForm {
+    type Error = actix_web::Error;
+    type Future = LocalBoxFuture<'static, Result<Self, actix_web::Error>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let form = Form::from_request(request, payload);
+        Box::pin(async move {
+            match form.await {
+                Ok(Form(params)) => Ok(Self(params)),
+                Err(BodyError { status, error }) => {
+                    let mut page = error_page(&error, false);
+                    *page.status_mut() = status;
+                    Err(actix_web::error::InternalError::from_response("a form that was not taken", page).into())
+                }
+            }
+        })
+    }
+}
 
 /// A body that was not taken.
 #[derive(Debug)]

@@ -212,7 +212,12 @@ impl ClientMetadata {
             return Err(invalid("`jwks` and `jwks_uri` cannot both be given (RFC 7591 section 2)."));
         }
         if let Some(uri) = &self.jwks_uri {
-            parse_link("jwks_uri", uri)?;
+            // Http reaches as far as this machine, for development (see `outbound.allow_private`).
+            let loopback =
+                ["http://localhost:", "http://127.0.0.1:", "http://[::1]:"].iter().any(|own| uri.starts_with(own));
+            if parse_link("jwks_uri", uri).is_err() || !(uri.starts_with("https://") || loopback) {
+                return Err(invalid("`jwks_uri` must be an https address."));
+            }
         }
         let Some(jwks) = &self.jwks else { return Ok(()) };
         let keys = jwks.get("keys").and_then(Value::as_array).filter(|keys| !keys.is_empty() && keys.len() <= MAX_KEYS);
@@ -311,6 +316,7 @@ mod tests {
             json!({"token_endpoint_auth_method": "private_key_jwt", "jwks": {"keys": []}}),
             json!({"token_endpoint_auth_method": "private_key_jwt", "jwks": {"keys": [{"kty": "EC", "d": "x"}]}}),
             json!({"token_endpoint_auth_method": "private_key_jwt", "jwks_uri": "file:///x"}),
+            json!({"token_endpoint_auth_method": "private_key_jwt", "jwks_uri": "http://a.example/jwks"}),
             json!({"id_token_signed_response_alg": "none"}),
             json!({"id_token_signed_response_alg": "HS256"}),
             json!({"subject_type": "pairwise"}),

@@ -88,6 +88,8 @@ pub struct TokenResponse<'a> {
     pub refresh_token: Option<SecretString>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id_token: Option<String>,
+    /// Left out when empty, which the grammar of RFC 6749 section 3.3 cannot write.
+    #[serde(skip_serializing_if = "str::is_empty")]
     pub scope: &'a str,
 }
 

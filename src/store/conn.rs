@@ -1,10 +1,12 @@
 //! One connection of either database, and the macro that compiles a query once for each.
 
+use std::marker::PhantomData;
+
 use diesel::connection::SimpleConnection as _;
 use diesel::pg::PgConnection;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::sqlite::SqliteConnection;
-use diesel::{Connection as _, QueryResult, RunQueryDsl};
+use diesel::{Connection as _, QueryResult, RunQueryDsl, sql_query};
 
 use super::StoreError;
 
@@ -41,17 +43,18 @@ impl Conn {
         .map_err(StoreError::operation("setting up a connection"))?;
         Ok(Self::Sqlite(conn))
     }
-
-    pub(super) fn execute(&mut self, sql: &str) -> QueryResult<()> {
-        on_backend!(self, |c| c.batch_execute(sql))
-    }
 }
 
-/// A statement whose text never changes. Diesel prepares `UPDATE` and `ON CONFLICT DO UPDATE` anew at each call, because
-/// their text may change; for those on the token paths, whose text does not, this says so.
-pub(super) struct Fixed<Q>(pub Q);
+/// A statement whose text never changes, named by the marker `M`. Diesel prepares `UPDATE` and `ON CONFLICT DO UPDATE`
+/// anew at each call and writes out their text to find them, because it may change; for those on the token paths, whose
+/// text does not, this says so. One marker, one text.
+pub(super) struct Fixed<M, Q>(Q, PhantomData<M>);
 
-impl<DB: diesel::backend::Backend, Q: QueryFragment<DB>> QueryFragment<DB> for Fixed<Q> {
+pub(super) fn fixed<M, Q>(_marker: M, query: Q) -> Fixed<M, Q> {
+    Fixed(query, PhantomData)
+}
+
+impl<DB: diesel::backend::Backend, M, Q: QueryFragment<DB>> QueryFragment<DB> for Fixed<M, Q> {
     fn walk_ast<'b>(&'b self, pass: AstPass<'_, 'b, DB>) -> QueryResult<()> {
         self.0.walk_ast(pass)
     }
@@ -61,13 +64,32 @@ impl<DB: diesel::backend::Backend, Q: QueryFragment<DB>> QueryFragment<DB> for F
     }
 }
 
-impl<Q: QueryId> QueryId for Fixed<Q> {
-    type QueryId = Fixed<Q::QueryId>;
-    const HAS_STATIC_QUERY_ID: bool = Q::HAS_STATIC_QUERY_ID;
+impl<M: 'static, Q> QueryId for Fixed<M, Q> {
+    type QueryId = Fixed<M, ()>;
+    const HAS_STATIC_QUERY_ID: bool = true;
 }
 
-impl<Q: Query> Query for Fixed<Q> {
+impl<M, Q: Query> Query for Fixed<M, Q> {
     type SqlType = Q::SqlType;
 }
 
-impl<Q, C> RunQueryDsl<C> for Fixed<Q> {}
+impl<M, Q, C> RunQueryDsl<C> for Fixed<M, Q> {}
+
+/// Transaction control, prepared once per connection.
+macro_rules! control {
+    ($($name:ident => $text:literal),* $(,)?) => {$(
+        pub(super) fn $name(conn: &mut Conn) -> QueryResult<()> {
+            struct Marker;
+            on_backend!(conn, |c| fixed(Marker, sql_query($text)).execute(c)).map(drop)
+        }
+    )*};
+}
+
+control! {
+    begin_immediate => "BEGIN IMMEDIATE",
+    commit => "COMMIT",
+    rollback => "ROLLBACK",
+    savepoint => "SAVEPOINT work",
+    release => "RELEASE work",
+    undo => "ROLLBACK TO work",
+}

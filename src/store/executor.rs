@@ -1,14 +1,16 @@
-//! The threads that own connections. A piece of work travels to one of them whole and runs as one transaction, all or
-//! nothing, even when whoever asked hangs up. The SQLite writer takes everything that waits into one commit, so that
+//! Who runs what on which connection. A piece of writing travels to the writer's thread whole and runs as one transaction,
+//! all or nothing, even when whoever asked hangs up. The writer takes everything that waits into one commit, so that
 //! concurrent transactions share one flush to disk; each is answered only after that commit.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use diesel::QueryResult;
 use tokio::sync::oneshot;
 
 use super::StoreError;
-use super::conn::Conn;
+use super::conn::{Conn, begin_immediate, commit, release, rollback, savepoint, undo};
 
 /// Work that may wait for a thread; past it the answer is 503.
 const QUEUE: usize = 1024;
@@ -48,7 +50,7 @@ impl<T: Send, F: FnOnce(&mut Conn) -> Result<T, StoreError> + Send> Job for Task
     }
 }
 
-/// A queue of work and the threads behind it.
+/// The queue of the writer.
 #[derive(Clone)]
 pub(super) struct Executor {
     queue: Sender<Box<dyn Job>>,
@@ -59,16 +61,6 @@ impl Executor {
     pub(super) fn sqlite_writer(conn: Conn) -> Result<Self, StoreError> {
         let (queue, jobs) = bounded(QUEUE);
         spawn("store-writer", move || write_in_groups(conn, &jobs))?;
-        Ok(Self { queue })
-    }
-
-    /// Threads that each run one piece of work at a time; `transactional` ones wrap it in a transaction.
-    pub(super) fn pool(name: &str, conns: Vec<Conn>, transactional: bool) -> Result<Self, StoreError> {
-        let (queue, jobs) = bounded(QUEUE);
-        for conn in conns {
-            let jobs: Receiver<Box<dyn Job>> = jobs.clone();
-            spawn(name, move || work_singly(conn, &jobs, transactional))?;
-        }
         Ok(Self { queue })
     }
 
@@ -94,31 +86,26 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), StoreErr
 fn write_in_groups(mut conn: Conn, jobs: &Receiver<Box<dyn Job>>) {
     let mut group: Vec<Box<dyn Job>> = Vec::with_capacity(BATCH);
     while let Ok(first) = jobs.recv() {
-        let mut next = Some(first);
-        let begun = conn.execute("BEGIN IMMEDIATE").map_err(StoreError::operation("beginning a transaction"));
-        if let Err(error) = begun {
+        if let Err(error) = begin_immediate(&mut conn) {
             // Nothing ran. The rest of the queue is tried again with the next piece of work.
-            if let Some(job) = next {
-                job.answer(Err(error));
-            }
+            first.answer(Err(StoreError::operation("beginning a transaction")(error)));
             continue;
         }
         let mut broken = None;
+        let mut next = Some(first);
         while let Some(mut job) = next.take() {
-            if let Err(error) = run_in_savepoint(&mut conn, job.as_mut()) {
-                broken = Some(error);
-            }
+            broken = run_in_savepoint(&mut conn, job.as_mut()).err();
             group.push(job);
             if broken.is_none() && group.len() < BATCH {
                 next = jobs.try_recv().ok();
             }
         }
         let committed = match broken {
-            None => conn.execute("COMMIT").map_err(StoreError::operation("committing")),
+            None => commit(&mut conn),
             Some(error) => Err(error),
         };
         if committed.is_err()
-            && let Err(error) = conn.execute("ROLLBACK")
+            && let Err(error) = rollback(&mut conn)
         {
             tracing::debug!(%error, "there was nothing left to roll back");
         }
@@ -130,24 +117,37 @@ fn write_in_groups(mut conn: Conn, jobs: &Receiver<Box<dyn Job>>) {
 }
 
 /// A failure inside one piece of work undoes that piece alone. An `Err` here means that even this failed.
-fn run_in_savepoint(conn: &mut Conn, job: &mut dyn Job) -> Result<(), StoreError> {
-    conn.execute("SAVEPOINT work").map_err(StoreError::operation("setting a savepoint"))?;
+fn run_in_savepoint(conn: &mut Conn, job: &mut dyn Job) -> QueryResult<()> {
+    savepoint(conn)?;
     job.run(conn);
-    let end = if job.succeeded() { "RELEASE work" } else { "ROLLBACK TO work; RELEASE work" };
-    conn.execute(end).map_err(StoreError::operation("ending a savepoint"))
+    if !job.succeeded() {
+        undo(conn)?;
+    }
+    release(conn)
 }
 
-fn work_singly(mut conn: Conn, jobs: &Receiver<Box<dyn Job>>, transactional: bool) {
-    while let Ok(mut job) = jobs.recv() {
-        if !transactional {
-            job.run(&mut conn);
-            job.answer(Ok(()));
-            continue;
-        }
-        let committed = conn.execute("BEGIN").and_then(|()| {
-            job.run(&mut conn);
-            conn.execute(if job.succeeded() { "COMMIT" } else { "ROLLBACK" })
-        });
-        job.answer(committed.map_err(StoreError::operation("committing")));
+/// Connections for reading. SQLite answers a read from memory in microseconds, less than handing it to another thread
+/// and back costs, so a read runs where it is asked for; each asking thread finds a connection of its own.
+pub(super) struct Readers {
+    idle: Mutex<Vec<Conn>>,
+    open: Box<dyn Fn() -> Result<Conn, StoreError> + Send + Sync>,
+}
+
+impl Readers {
+    pub(super) fn new(open: impl Fn() -> Result<Conn, StoreError> + Send + Sync + 'static) -> Result<Self, StoreError> {
+        Ok(Self { idle: Mutex::new(vec![open()?]), open: Box::new(open) })
+    }
+
+    /// Runs the work; a connection is opened when more threads read than ever before.
+    pub(super) fn run<T>(&self, work: impl FnOnce(&mut Conn) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = idle().pop();
+        let mut conn = match taken {
+            Some(conn) => conn,
+            None => (self.open)()?,
+        };
+        let result = work(&mut conn);
+        idle().push(conn);
+        result
     }
 }

@@ -6,22 +6,27 @@ use crate::clock::UnixTime;
 use crate::crypto::opaque::Digest;
 use crate::domain::flow::{Flow, Progress};
 
-use super::conn::{Conn, Fixed, on_backend};
+use super::conn::{Conn, fixed, on_backend};
 use super::schema::flows;
 use super::{Store, StoreError};
+
+/// Names of statements whose text never changes; see [`fixed`].
+struct WriteProgress;
+struct CompleteFlow;
 
 /// Writes what a flow has come to. A flow that is gone meanwhile stays gone.
 pub(super) fn write_progress(conn: &mut Conn, flow: &Digest, progress: &Progress) -> Result<(), StoreError> {
     let progress = serde_json::to_string(progress).map_err(|error| StoreError::corrupt("flow", error))?;
     let update = diesel::update(flows::table.find(flow.as_bytes().as_slice())).set(flows::progress.eq(progress));
-    on_backend!(conn, |c| Fixed(update).execute(c)).map_err(StoreError::operation("storing a step"))?;
+    on_backend!(conn, |c| fixed(WriteProgress, update).execute(c)).map_err(StoreError::operation("storing a step"))?;
     Ok(())
 }
 
 /// Ends a flow; false when it had ended already, and then whoever asked must give nothing.
 pub(super) fn complete(conn: &mut Conn, flow: &Digest) -> Result<bool, StoreError> {
     let delete = diesel::delete(flows::table.find(flow.as_bytes().as_slice()));
-    let rows = on_backend!(conn, |c| Fixed(delete).execute(c)).map_err(StoreError::operation("completing a flow"))?;
+    let rows = on_backend!(conn, |c| fixed(CompleteFlow, delete).execute(c))
+        .map_err(StoreError::operation("completing a flow"))?;
     Ok(rows == 1)
 }
 

@@ -15,7 +15,7 @@ use crate::domain::user::User;
 use crate::protocol::claims::ClaimsRequest;
 use crate::protocol::scope::Scope;
 
-use super::conn::{Conn, Fixed, on_backend};
+use super::conn::{Conn, fixed, on_backend};
 use super::flows::complete;
 use super::revocations::{LONGEST_ACCESS_TOKEN, Reason, TOKEN, Target, append};
 use super::schema::{grants, revocations, sessions, users};
@@ -75,6 +75,13 @@ pub struct TokenState {
     pub username: Option<String>,
     pub living: bool,
 }
+
+/// Names of statements whose text never changes; see [`fixed`].
+struct StoreGrant;
+struct SpendCode;
+struct RotateToken;
+struct JudgeToken;
+struct ReadUserInfo;
 
 type GrantRow = (String, String, String, String, String, String, i64, String, String, i64);
 
@@ -213,7 +220,7 @@ impl Store {
                 grants::code_expires_at.eq(new.code_expires_at.millis()),
                 grants::expires_at.eq(new.code_expires_at.millis()),
             );
-            on_backend!(conn, |c| diesel::insert_into(grants::table).values(row).execute(c))
+            on_backend!(conn, |c| fixed(StoreGrant, diesel::insert_into(grants::table).values(row)).execute(c))
                 .map_err(StoreError::operation("storing a grant"))?;
             Ok(true)
         })
@@ -254,7 +261,7 @@ impl Store {
                 grants::expires_at.eq(expires_at.millis()),
             ))
             .returning(GRANT);
-            let row: Option<GrantRow> = on_backend!(conn, |c| Fixed(update).get_result(c).optional())
+            let row: Option<GrantRow> = on_backend!(conn, |c| fixed(SpendCode, update).get_result(c).optional())
                 .map_err(StoreError::operation("spending a code"))?;
             if let Some(row) = row {
                 return grant(row).map(Exchange::Exchanged);
@@ -305,7 +312,7 @@ impl Store {
                 grants::refresh_expires_at.eq(now.plus(request.idle).millis()),
             ))
             .returning(GRANT);
-            let row: Option<GrantRow> = on_backend!(conn, |c| Fixed(update).get_result(c).optional())
+            let row: Option<GrantRow> = on_backend!(conn, |c| fixed(RotateToken, update).get_result(c).optional())
                 .map_err(StoreError::operation("rotating a refresh token"))?;
             if let Some(row) = row {
                 return grant(row).map(Rotation::Rotated);
@@ -387,7 +394,8 @@ impl Store {
                 exists(revocations::table.filter(revocations::kind.eq(TOKEN)).filter(revocations::target.eq(&jti))),
             ));
             let row: Option<(Option<String>, bool, bool)> =
-                on_backend!(conn, |c| query.first(c).optional()).map_err(StoreError::operation("judging a token"))?;
+                on_backend!(conn, |c| fixed(JudgeToken, query).get_result(c).optional())
+                    .map_err(StoreError::operation("judging a token"))?;
             Ok(row.map(|(username, living, revoked)| TokenState { username, living: living && !revoked }))
         })
         .await
@@ -414,7 +422,8 @@ impl Store {
                 .filter(not(exists(ended)))
                 .select((USER, grants::details));
             let row: Option<(UserRow, String)> =
-                on_backend!(conn, |c| query.first(c).optional()).map_err(StoreError::operation("reading UserInfo"))?;
+                on_backend!(conn, |c| fixed(ReadUserInfo, query).get_result(c).optional())
+                    .map_err(StoreError::operation("reading UserInfo"))?;
             row.map(|(user, details)| {
                 let details: GrantDetails =
                     serde_json::from_str(&details).map_err(|error| StoreError::corrupt("grant", error))?;

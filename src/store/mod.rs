@@ -16,6 +16,7 @@ mod users;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use diesel::{QueryableByName, RunQueryDsl as _, sql_query};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
@@ -24,7 +25,7 @@ use thiserror::Error;
 use crate::config::DatabaseUrl;
 
 use conn::{Conn, on_backend};
-use executor::Executor;
+use executor::{Executor, Readers};
 
 pub use grants::{Exchange, NewGrant, Rotation, RotationRequest, TokenState};
 pub use registry::{Registered, RegistryRows};
@@ -37,7 +38,6 @@ const SQLITE_MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqli
 
 /// What SQLite's own list of fixed defects asks for; older ones can lose a commit.
 const OLDEST_SQLITE: (u32, u32, u32) = (3, 53, 2);
-const READERS: usize = 2;
 
 /// An operation of the database failed. What a caller asked wrong is a value, never one of these.
 #[derive(Debug, Error)]
@@ -102,7 +102,7 @@ impl StoreError {
 #[derive(Clone)]
 pub struct Store {
     writer: Executor,
-    readers: Executor,
+    readers: Arc<Readers>,
 }
 
 /// Held by the one server of a SQLite file; released when it ends, however it ends.
@@ -125,8 +125,9 @@ impl Store {
         let mut writer = Conn::open_sqlite(&text)?;
         check_sqlite(&mut writer)?;
         migrate(&mut writer)?;
-        let readers = (0..READERS).map(|_| Conn::open_sqlite(&text)).collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { writer: Executor::sqlite_writer(writer)?, readers: Executor::pool("store-reader", readers, false)? })
+        let text = text.into_owned();
+        let readers = Readers::new(move || Conn::open_sqlite(&text))?;
+        Ok(Self { writer: Executor::sqlite_writer(writer)?, readers: Arc::new(readers) })
     }
 
     /// Claims the database for one server.
@@ -138,6 +139,14 @@ impl Store {
         lock(path, "serve", false).map(|file| ServeLock { _file: file })
     }
 
+    /// Whether a write transaction can be begun and ended just now.
+    ///
+    /// # Errors
+    /// When it cannot.
+    pub async fn check_writable(&self) -> Result<(), StoreError> {
+        self.write(|_conn| Ok(())).await
+    }
+
     async fn write<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Conn) -> Result<T, StoreError> + Send + 'static,
@@ -145,11 +154,12 @@ impl Store {
         self.writer.run(work).await
     }
 
+    #[expect(clippy::unused_async, reason = "a read from a server across the network will wait")]
     async fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Conn) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.readers.run(work).await
+        self.readers.run(work)
     }
 }
 

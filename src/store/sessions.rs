@@ -7,9 +7,10 @@ use crate::crypto::opaque::Digest;
 use crate::domain::flow::Progress;
 use crate::domain::ids::{SessionId, UserId};
 use crate::domain::session::{Authentication, Session, SignedIn};
+use crate::domain::throttle::Bucket;
 use crate::domain::user::User;
 
-use super::conn::{Fixed, on_backend};
+use super::conn::{fixed, on_backend};
 use super::flows::write_progress;
 use super::revocations::{Reason, Target, append};
 use super::schema::{sessions, users};
@@ -25,10 +26,13 @@ pub struct NewSession {
     pub continues: bool,
     /// Another session of this browser, which ends: its person has been replaced.
     pub replaces: Option<SessionId>,
-    /// The password under today's parameters, where the stored hash had others, and the hash that it replaces.
-    pub rehashed: Option<(String, String)>,
-    /// The count of wrong guesses that this right one must not have to wait for, and clears.
-    pub throttle: String,
+    /// The hash that the password was verified against: set anew meanwhile, the sign-in does not count.
+    pub verified_hash: String,
+    /// The same password under today's parameters, where the stored hash had others.
+    pub rehashed: Option<String>,
+    /// The counts of wrong guesses that this right one must not have to wait for. The account's starts anew.
+    pub account: Bucket,
+    pub network: Bucket,
     pub flow: Digest,
     pub progress: Progress,
 }
@@ -37,11 +41,15 @@ pub struct NewSession {
 #[derive(Debug, PartialEq, Eq)]
 pub enum SignIn {
     Done,
-    /// The account was disabled, or the session to continue ended, meanwhile. Nothing was stored.
+    /// The account was disabled or got a new password, or the session to continue ended, meanwhile. Nothing was stored.
     Gone,
     /// Too many wrong guesses came in meanwhile; not before this instant. Nothing was stored.
     Blocked(UnixTime),
 }
+
+/// Names of statements whose text never changes; see [`fixed`].
+struct TouchSession;
+struct FindSession;
 
 #[derive(Queryable)]
 struct SessionRow {
@@ -106,7 +114,8 @@ impl Store {
                 .filter(users::disabled_at.is_null())
                 .select((SESSION, USER));
             let row: Option<(SessionRow, UserRow)> =
-                on_backend!(conn, |c| query.first(c).optional()).map_err(StoreError::operation("finding a session"))?;
+                on_backend!(conn, |c| fixed(FindSession, query).get_result(c).optional())
+                    .map_err(StoreError::operation("finding a session"))?;
             row.map(|(session, user)| Ok(SignedIn { session: session.into(), user: User::try_from(user)? })).transpose()
         })
         .await
@@ -121,16 +130,19 @@ impl Store {
         self.write(move |conn| {
             let failed = || StoreError::operation("storing a sign-in");
             let session = &new.session;
-            if let Some(until) = wait(conn, &new.throttle, now)? {
+            if let Some(until) = wait(conn, &[new.account.clone(), new.network.clone()], now)? {
                 return Ok(SignIn::Blocked(until));
             }
-            forgive(conn, &new.throttle)?;
-            let alive = users::table.find(session.user_id.as_str()).filter(users::disabled_at.is_null());
+            let alive = users::table
+                .find(session.user_id.as_str())
+                .filter(users::disabled_at.is_null())
+                .filter(users::password_hash.eq(&new.verified_hash));
             let alive: Option<String> =
                 on_backend!(conn, |c| alive.select(users::user_id).first(c).optional()).map_err(failed())?;
             if alive.is_none() {
                 return Ok(SignIn::Gone);
             }
+            forgive(conn, &new.account)?;
             let fields = (
                 sessions::cookie_digest.eq(new.cookie.as_bytes().as_slice()),
                 sessions::auth_time.eq(session.authentication.at.millis()),
@@ -161,10 +173,9 @@ impl Store {
                 on_backend!(conn, |c| end.execute(c)).map_err(failed())?;
                 append(conn, Target::Session(replaced), Reason::SignedOut, now, now)?;
             }
-            if let Some((before, after)) = &new.rehashed {
-                // Only over the very hash that was checked: a password set meanwhile is not undone.
-                let same = users::table.find(session.user_id.as_str()).filter(users::password_hash.eq(before));
-                let update = diesel::update(same).set(users::password_hash.eq(after));
+            if let Some(rehashed) = &new.rehashed {
+                let update =
+                    diesel::update(users::table.find(session.user_id.as_str())).set(users::password_hash.eq(rehashed));
                 on_backend!(conn, |c| update.execute(c)).map_err(failed())?;
             }
             write_progress(conn, &new.flow, &new.progress)?;
@@ -180,7 +191,8 @@ impl Store {
     pub async fn touch_session(&self, id: SessionId, now: UnixTime) -> Result<(), StoreError> {
         self.write(move |conn| {
             let update = diesel::update(sessions::table.find(id.as_str())).set(sessions::last_seen_at.eq(now.millis()));
-            on_backend!(conn, |c| Fixed(update).execute(c)).map_err(StoreError::operation("touching a session"))?;
+            on_backend!(conn, |c| fixed(TouchSession, update).execute(c))
+                .map_err(StoreError::operation("touching a session"))?;
             Ok(())
         })
         .await

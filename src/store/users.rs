@@ -5,12 +5,14 @@ use serde_json::{Map, Value};
 
 use crate::clock::UnixTime;
 use crate::domain::ids::UserId;
+use crate::domain::throttle::Bucket;
 use crate::domain::user::{User, normal_name};
 
 use super::conn::{Conn, on_backend};
 use super::registry::Registered;
 use super::revocations::{Reason, Target, append};
 use super::schema::{grants, sessions, users};
+use super::throttles::forgive;
 use super::{Store, StoreError};
 
 pub struct NewUser {
@@ -200,6 +202,13 @@ impl Store {
             let update = diesel::update(users::table.find(id.as_str()))
                 .set((users::password_hash.eq(password_hash), users::updated_at.eq(now.millis())));
             let rows = on_backend!(conn, |c| update.execute(c)).map_err(StoreError::operation("setting a password"))?;
+            let name: Option<String> =
+                on_backend!(conn, |c| users::table.find(id.as_str()).select(users::username).first(c).optional())
+                    .map_err(StoreError::operation("reading a user name"))?;
+            if let Some(name) = name {
+                // Guesses at the old one say nothing of the new.
+                forgive(conn, &Bucket::account(&name, None))?;
+            }
             if rows == 1 && !keep_sessions {
                 end_everything_of(conn, &id, Reason::PasswordChanged, now)?;
             }

@@ -51,15 +51,21 @@ pub struct ClientKey(Jwk);
 
 impl ClientKey {
     pub fn generate() -> Self {
+        Self::named("client-key")
+    }
+
+    pub fn named(key_id: &str) -> Self {
         let mut key = Jwk::generate_ec_key(EcCurve::P256).unwrap();
-        key.set_key_id("client-key");
+        key.set_key_id(key_id);
         key.set_algorithm("ES256");
         key.set_key_use("sig");
         Self(key)
     }
 
     pub fn jwks(&self) -> Value {
-        json!({"keys": [self.0.to_public_key().unwrap().as_ref()]})
+        let mut public = self.0.as_ref().clone();
+        public.remove("d");
+        json!({"keys": [public]})
     }
 
     /// The claims of a good assertion.
@@ -71,11 +77,19 @@ impl ClientKey {
     }
 
     pub fn sign(&self, typ: &str, claims: &Value) -> String {
+        self.sign_as(self.0.key_id().unwrap(), typ, claims)
+    }
+
+    /// The same under a `kid` of the test's choice.
+    pub fn sign_as(&self, key_id: &str, typ: &str, claims: &Value) -> String {
         let mut header = JwsHeader::new();
         header.set_token_type(typ);
-        header.set_key_id("client-key");
+        header.set_key_id(key_id);
         let payload = JwtPayload::from_map(claims.as_object().unwrap().clone()).unwrap();
-        jwt::encode_with_signer(&payload, &header, &ES256.signer_from_jwk(&self.0).unwrap()).unwrap()
+        let mut signer = ES256.signer_from_jwk(&self.0).unwrap();
+        // It would put its own in the header's place.
+        signer.remove_key_id();
+        jwt::encode_with_signer(&payload, &header, &signer).unwrap()
     }
 }
 

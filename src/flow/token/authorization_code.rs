@@ -11,7 +11,7 @@ use crate::store::Exchange;
 
 use super::super::Context;
 use super::super::issue::code_binding;
-use super::{Issued, issue_for_grant};
+use super::{Issued, check_resource, issue_for_grant};
 
 pub(super) async fn exchange(
     ctx: &Context,
@@ -21,8 +21,11 @@ pub(super) async fn exchange(
 ) -> Result<Issued, OAuthError> {
     let unknown = || OAuthError::invalid_grant("The code is not valid.");
     let presented = GrantSecret::parse(CODE_PREFIX, &request.code).ok_or_else(unknown)?;
-    if let Some(resource) = &request.resource {
-        ctx.registry.load().check_resource(client, resource, &ctx.config.access_token.audience)?;
+    if let Some(resource) = &request.resource
+        && let Some((grant, _)) =
+            ctx.store.find_grant(&presented, now).await?.filter(|(grant, _)| grant.client_id == client.id)
+    {
+        check_resource(ctx, client, &grant, resource)?;
     }
     let challenge = match request.code_verifier.as_deref().map(CodeChallenge::of_verifier) {
         Some(None) => {

@@ -63,7 +63,11 @@ async fn issue_for_grant(
     now: UnixTime,
 ) -> Result<(IssuedAccessToken, Option<String>), OAuthError> {
     let registry: Arc<Registry> = ctx.registry();
-    let audience = audience(resource, &grant.details.resources, &ctx.config.access_token.audience)?;
+    let default_audience = &ctx.config.access_token.audience;
+    // What was granted may have been deleted, or taken from the client, since.
+    let still = |resource: &&String| registry.check_resource(client, resource, default_audience).is_ok();
+    let granted: Vec<String> = grant.details.resources.iter().filter(still).cloned().collect();
+    let audience = audience(resource, &granted, default_audience)?;
     // What the client was registered for has perhaps become less since.
     let scope = scope.retain(|token| client.metadata.allows_scope(token));
     let access = access_token::issue(&registry, &ctx.config, client, &Speaker::Person(grant), audience, &scope, now)?;
@@ -77,4 +81,13 @@ async fn issue_for_grant(
     };
     let id_token = issue::id_token(ctx, client, grant, nonce, user.as_ref(), &access.token, now)?;
     Ok((access, Some(id_token)))
+}
+
+/// Checks the `resource` of a token request against what its grant holds and what is registered now (RFC 8707 section
+/// 2.2). Before anything is spent: what a grant holds never changes, so there is no race, and a client that asks for too
+/// much keeps its code or token.
+fn check_resource(ctx: &Context, client: &Client, grant: &Grant, resource: &str) -> Result<(), OAuthError> {
+    let default_audience = &ctx.config.access_token.audience;
+    ctx.registry.load().check_resource(client, resource, default_audience)?;
+    audience(Some(resource), &grant.details.resources, default_audience).map(drop)
 }

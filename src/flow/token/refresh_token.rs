@@ -11,8 +11,7 @@ use crate::protocol::token::RefreshTokenRequest;
 use crate::store::{Rotation, RotationRequest};
 
 use super::super::Context;
-use super::super::access_token::audience;
-use super::{Issued, issue_for_grant};
+use super::{Issued, check_resource, issue_for_grant};
 
 pub(super) async fn exchange(
     ctx: &Context,
@@ -53,9 +52,7 @@ pub(super) async fn exchange(
     Ok(Issued { access, id_token, refresh_token: Some(successor.reveal(REFRESH_TOKEN_PREFIX)) })
 }
 
-/// A narrower scope or one of the granted resources may be asked for, nothing beyond (RFC 6749 section 6, RFC 8707
-/// section 2.2). Looked at before the token is spent: what a grant holds never changes, so there is no race, and a
-/// client that asks for too much keeps its token.
+/// A narrower scope or one of the granted resources may be asked for, nothing beyond (RFC 6749 section 6).
 async fn check_narrowing(
     ctx: &Context,
     client: &Client,
@@ -70,8 +67,5 @@ async fn check_narrowing(
     if request.scope.as_ref().is_some_and(|scope| !scope.is_subset_of(&grant.scope)) {
         return Err(OAuthError::invalid_scope("The scope is wider than what was granted."));
     }
-    if let Some(resource) = &request.resource {
-        ctx.registry.load().check_resource(client, resource, &ctx.config.access_token.audience)?;
-    }
-    audience(request.resource.as_deref(), &grant.details.resources, &ctx.config.access_token.audience).map(drop)
+    request.resource.as_ref().map_or(Ok(()), |resource| check_resource(ctx, client, &grant, resource))
 }

@@ -101,7 +101,7 @@ pub fn serve(config: Config) -> Result<(), AppError> {
 fn start_logging(config: &Config) {
     let level = config.log.level.as_str();
     let filter = tracing_subscriber::EnvFilter::new(format!(
-        "{level},actix_server=warn,actix_http=warn,rustls=warn,hyper=warn,reqwest=warn"
+        "{level},actix_server=warn,actix_http=off,rustls=warn,hyper=warn,reqwest=warn"
     ));
     let logging = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -24,6 +24,8 @@ const CLOCK_SKEW: Duration = Duration::from_mins(1);
 const LONGEST_JTI: usize = 256;
 /// A `jwks_uri` is asked at most so often, whatever `kid` strangers present.
 const FETCH_AT_MOST_EVERY: Duration = Duration::from_mins(1);
+/// After a failure sooner, or a client would be locked out by one lost packet.
+const RETRY_AFTER: Duration = Duration::from_secs(10);
 /// And the answer believed no longer than this.
 const FETCH_AT_LEAST_EVERY: Duration = Duration::from_hours(1);
 
@@ -126,17 +128,21 @@ async fn check_assertion(
 /// Key sets fetched from clients' `jwks_uri`: by client, at most one each.
 #[derive(Default)]
 pub struct RemoteKeys {
-    fetched: Mutex<HashMap<ClientId, (UnixTime, Arc<Value>)>>,
+    slots: Mutex<HashMap<ClientId, Arc<tokio::sync::Mutex<Slot>>>>,
+}
+
+/// What one client's address last gave. Held while it is asked, so that whoever comes meanwhile shares the answer.
+#[derive(Default)]
+struct Slot {
+    ask_again_at: Option<UnixTime>,
+    stale_at: Option<UnixTime>,
+    keys: Option<Arc<Value>>,
 }
 
 impl RemoteKeys {
-    fn find(&self, client: &ClientId) -> Option<(UnixTime, Arc<Value>)> {
-        self.fetched.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(client).cloned()
-    }
-
-    fn keep(&self, client: &ClientId, keys: Arc<Value>, now: UnixTime) {
-        let mut fetched = self.fetched.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        fetched.insert(client.clone(), (now, keys));
+    fn slot(&self, client: &ClientId) -> Arc<tokio::sync::Mutex<Slot>> {
+        let mut slots = self.slots.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        Arc::clone(slots.entry(client.clone()).or_default())
     }
 }
 
@@ -150,25 +156,27 @@ async fn registered_keys(
         return Ok(Arc::new(jwks.clone()));
     }
     let uri = client.metadata.jwks_uri.as_deref().and_then(|uri| Url::parse(uri).ok()).ok_or_else(refused)?;
-    let known = ctx.remote_keys.find(&client.id);
-    if let Some((at, keys)) = &known {
-        let age = now.since(*at);
-        if age < FETCH_AT_MOST_EVERY || (age < FETCH_AT_LEAST_EVERY && has_key(keys, key_id)) {
-            return Ok(Arc::clone(keys));
+    let slot = ctx.remote_keys.slot(&client.id);
+    let mut slot = slot.lock().await;
+    let fresh = slot.stale_at.is_some_and(|at| at > now);
+    if let Some(keys) = slot.keys.as_ref().filter(|keys| fresh && has_key(keys, key_id)) {
+        return Ok(Arc::clone(keys));
+    }
+    if slot.ask_again_at.is_none_or(|at| at <= now) {
+        match ctx.outbound.get_json(&uri).await {
+            Ok(keys) => {
+                *slot = Slot {
+                    ask_again_at: Some(now.plus(FETCH_AT_MOST_EVERY)),
+                    stale_at: Some(now.plus(FETCH_AT_LEAST_EVERY)),
+                    keys: Some(Arc::new(keys)),
+                };
+            }
+            Err(error) => {
+                slot.ask_again_at = Some(now.plus(RETRY_AFTER));
+                tracing::warn!(client.id = %client.id, error = &error as &dyn std::error::Error, "fetching a client's keys failed");
+            }
         }
     }
-    // Noted before the answer is there, so that many requests at once make one fetch.
-    let before = known.map_or_else(|| Arc::new(Value::Null), |(_, keys)| keys);
-    ctx.remote_keys.keep(&client.id, Arc::clone(&before), now);
-    match ctx.outbound.get_json(&uri).await {
-        Ok(keys) => {
-            let keys = Arc::new(keys);
-            ctx.remote_keys.keep(&client.id, Arc::clone(&keys), now);
-            Ok(keys)
-        }
-        Err(error) => {
-            tracing::warn!(client.id = %client.id, error = &error as &dyn std::error::Error, "fetching a client's keys failed");
-            Ok(before)
-        }
-    }
+    // Old keys rather than none: an address that is away for a while locks nobody out.
+    slot.keys.clone().ok_or_else(refused)
 }

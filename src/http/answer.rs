@@ -205,8 +205,9 @@ pub fn error_page(error: &OAuthError, https: bool) -> HttpResponse {
             "Go back to the application and try again. If it keeps happening, tell the people who run that application.",
         ),
     };
-    let page_body =
-        ErrorPage { title, what, why: Some(&error.description), next, code: Some(error.code.as_str()), link: None };
+    // The marks around names are for developers who read JSON.
+    let why = error.description.replace('`', "");
+    let page_body = ErrorPage { title, what, why: Some(&why), next, code: Some(error.code.as_str()), link: None };
     let mut response = page(&page_body, &PageOptions { status: Some(status), https, ..PageOptions::default() });
     if status == StatusCode::SERVICE_UNAVAILABLE {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));

@@ -15,7 +15,7 @@ use crate::flow::{consent as consent_flow, login};
 use crate::protocol::error::OAuthError;
 use crate::protocol::params::Params;
 use crate::protocol::redirect_uri::origin_of;
-use crate::protocol::scope::OFFLINE_ACCESS;
+use crate::protocol::scope::{OFFLINE_ACCESS, OIDC_SCOPES};
 
 use super::answer::{PageOptions, error_page, flow_gone, forged, page, see_other, wait_words, with_cookies};
 use super::authorize::{respond, with_browser_cookie};
@@ -149,7 +149,9 @@ fn in_plain_words(ctx: &Context, asked: &Consent) -> Vec<String> {
         owned if registry.knows_scope(owned) => None,
         other => Some(format!("Use “{other}”")),
     };
-    let scopes = asked.scope.iter().filter_map(words);
+    // The known ones first, in the order in which a person cares about them.
+    let known = OIDC_SCOPES.into_iter().filter(|scope| asked.scope.contains(scope));
+    let scopes = known.chain(asked.scope.iter().filter(|scope| !OIDC_SCOPES.contains(scope))).filter_map(words);
     scopes.chain(asked.claims.iter().map(|claim| format!("See your {}", claim.replace('_', " ")))).collect()
 }
 

@@ -222,6 +222,14 @@ impl ClientMetadata {
         let Some(jwks) = &self.jwks else { return Ok(()) };
         let keys = jwks.get("keys").and_then(Value::as_array).filter(|keys| !keys.is_empty() && keys.len() <= MAX_KEYS);
         let keys = keys.ok_or_else(|| invalid("`jwks` must be a JWK Set of 1 to 20 keys."))?;
+        if keys.iter().any(|key| key.get("use").is_some_and(|purpose| purpose != "sig")) {
+            return Err(invalid("`jwks` holds a key that is not for signatures (`use` other than \"sig\")."));
+        }
+        let modulus = |key: &Value| key.get("n").and_then(Value::as_str).map_or(usize::MAX, str::len);
+        // 2048 bits are 256 bytes, 342 characters of base64url (RFC 7518 section 3.3).
+        if keys.iter().any(|key| modulus(key) < 342) {
+            return Err(invalid("`jwks` holds an RSA key of less than 2048 bits."));
+        }
         let private = ["d", "p", "q", "dp", "dq", "qi", "k"];
         if keys.iter().any(|key| private.iter().any(|member| key.get(member).is_some())) {
             return Err(invalid("`jwks` holds a private or symmetric key; register public keys only."));

@@ -41,12 +41,15 @@ impl<T: Send, F: FnOnce(&mut Conn) -> Result<T, StoreError> + Send> Job for Task
     }
 
     fn answer(self: Box<Self>, committed: Result<(), StoreError>) {
-        let result = self.result.unwrap_or(Err(StoreError::Panicked));
+        let answer = match (self.result, committed) {
+            (Some(result), Ok(())) => result,
+            // Its own failure says more than that of the commit.
+            (Some(Err(own)), Err(_)) => Err(own),
+            (_, Err(error)) => Err(error),
+            (None, Ok(())) => Err(StoreError::Panicked),
+        };
         // Whoever asked may be gone; what was done is done.
-        drop(self.reply.send(match committed {
-            Ok(()) => result,
-            Err(error) => result.and(Err(error)),
-        }));
+        drop(self.reply.send(answer));
     }
 }
 
@@ -87,8 +90,14 @@ fn write_in_groups(mut conn: Conn, jobs: &Receiver<Box<dyn Job>>) {
     let mut group: Vec<Box<dyn Job>> = Vec::with_capacity(BATCH);
     while let Ok(first) = jobs.recv() {
         if let Err(error) = begin_immediate(&mut conn) {
-            // Nothing ran. The rest of the queue is tried again with the next piece of work.
-            first.answer(Err(StoreError::operation("beginning a transaction")(error)));
+            // Nothing ran, and whoever waits has waited as long: all are told, none waits in turn.
+            let error = StoreError::operation("beginning a transaction")(error);
+            let text =
+                format!("{error}: {}", std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default());
+            first.answer(Err(error));
+            for waiting in jobs.try_iter() {
+                waiting.answer(Err(StoreError::Commit(text.clone())));
+            }
             continue;
         }
         let mut broken = None;

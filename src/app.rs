@@ -26,6 +26,8 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// What is running when the server is told to stop gets this long.
 const DRAIN_SECONDS: u64 = 15;
+/// For another process, a command say, that holds the database.
+const DATABASE_WAIT: Duration = Duration::from_secs(1);
 /// Per worker; past it new connections wait in the system's queue.
 const MAX_CONNECTIONS: usize = 25_000;
 
@@ -106,6 +108,8 @@ fn start_logging(config: &Config) {
     let logging = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // A log that cannot be written is no reason to stop serving.
+        .log_internal_errors(false)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_target(false);
     // In tests the subscriber of the first server stays.
@@ -115,6 +119,7 @@ fn start_logging(config: &Config) {
 async fn run(config: Config) -> Result<(), AppError> {
     let store = open_store(&config)?;
     let _serving = Store::lock_for_serving(&config.database_url)?;
+    store.wait_at_most(DATABASE_WAIT).await?;
     let clock = Clock::System;
     let now = clock.now();
     let sealing = open_sealing_key(&config, &store).await?;
@@ -164,9 +169,12 @@ async fn run(config: Config) -> Result<(), AppError> {
     server.await.map_err(AppError::Serve)
 }
 
-#[expect(clippy::print_stdout, reason = "what the person who started it must read, log level or not")]
+/// What the person who started it must read, log level or not. Nobody may be there to read it.
 fn announce(welcome: &str) {
-    println!("{welcome}");
+    use std::io::Write as _;
+    if let Err(error) = writeln!(std::io::stdout().lock(), "{welcome}") {
+        tracing::warn!(%error, "standard output takes no words");
+    }
 }
 
 /// A key of every algorithm, where there is none yet. Nobody can know an older JWKS, so they sign at once.

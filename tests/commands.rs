@@ -337,3 +337,19 @@ fn a_key_rotated_at_once_overtakes_one_that_still_waits() {
     assert!(!list.contains("coming"), "{list}");
     assert_eq!(list.lines().filter(|line| line.contains("ES256") && line.contains("signing")).count(), 1, "{list}");
 }
+
+#[test]
+fn a_consent_taken_back_ends_its_grants_and_is_asked_for_again() {
+    let w = World::new(&[]);
+    let browser = w.browser();
+    let app = w.server.client(&json!({
+        "client_name": "Allowed", "redirect_uris": ["https://allowed.example/callback"],
+        "grant_types": ["authorization_code", "refresh_token"],
+    }));
+    let tokens = app.tokens(&browser, "openid offline_access");
+    w.server.cli_ok(&["user", "revoke-consent", "ada", &app.id], "");
+    assert!(!app.is_active(tokens.access()));
+    app.refresh(tokens.refresh()).refused(400, "invalid_grant");
+    browser.open(app.request().url()).is("consent-page");
+    fails(&w.server, &["user", "revoke-consent", "ada", &app.id], "");
+}

@@ -411,3 +411,33 @@ fn s103_a_crowd_at_the_door_is_let_in_or_told_to_come_back() {
     });
     assert!(statuses.contains(&303) && statuses.iter().any(|status| *status != 303), "{statuses:?}");
 }
+
+#[test]
+fn s17_a_page_that_showed_one_person_is_not_answered_as_another() {
+    let w = world();
+    w.server.cli_ok(&["user", "create", "barbara", "--password-stdin"], PASSWORD);
+    let app =
+        w.server.client(&serde_json::json!({"client_name": "Two", "redirect_uris": ["https://two.example/callback"]}));
+    let browser = w.browser();
+    let consent = browser.sign_in_as(&browser.open(app.request().url()), "ada", PASSWORD);
+    consent.is("consent-page");
+    // In another tab somebody else signs in.
+    let other = browser.open(w.web.request().with("prompt", "select_account").url());
+    let other = browser.press(&other, "account-other", &[]);
+    browser.sign_in_as(&other, "barbara", PASSWORD);
+    let page = browser.press(&consent, "consent-allow", &[]);
+    assert!(!page.url.as_str().contains("code="), "{}", page.url);
+}
+
+#[test]
+fn a_foreign_cookie_that_is_no_text_hides_none_of_ours() {
+    let w = world();
+    let browser = w.browser();
+    let page = browser.open(w.web.request().url());
+    let cookies = browser.cookies().into_iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>();
+    let mut line = format!("x=Jos\u{e9}; {}", cookies.join("; ")).into_bytes();
+    line.retain(|byte| *byte != 0xc3);
+    let line = reqwest::header::HeaderValue::from_bytes(&line).unwrap();
+    let answer = support::HTTP.get(page.url.clone()).header("cookie", line).send().unwrap();
+    assert!(answer.text().unwrap().contains("login-form"));
+}

@@ -106,7 +106,7 @@ impl World {
             verified_hash: "x".into(),
             rehashed: None,
             account: Bucket::account("ada", None),
-            network: Bucket::network("192.0.2.1"),
+            buckets: vec![Bucket::account("ada", None), Bucket::network("192.0.2.1")],
             flow,
             progress: Progress::default(),
         };
@@ -255,7 +255,7 @@ async fn s26_s76_what_ends_above_ends_below_and_stays_ended() {
     let mut world = World::new().await;
     let (bound, bound_grant) = world.refreshing("openid").await;
     let (offline, offline_grant) = world.refreshing("openid offline_access").await;
-    world.store.end_session(world.session.clone(), NOW).await.unwrap();
+    world.store.end_session(world.cookie, NOW).await.unwrap();
     assert!(matches!(world.rotate(&bound, 10, NOW).await.0, Rotation::Dead));
     assert!(!world.lives(&bound_grant).await && world.lives(&offline_grant).await);
     assert_eq!(world.sign_in(true).await, SignIn::Gone, "s74 an ended session does not go on");

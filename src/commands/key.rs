@@ -132,7 +132,7 @@ async fn rotate(
     let sealing = open_sealing_key(&ctx.config, &ctx.store).await?;
     let rows = ctx.store.registry().await?;
     // A key sealed by another key than the server's would keep the server from starting: see that it opens the others.
-    Keyring::load(rows.keys.clone(), &sealing, ctx.now)?;
+    Keyring::load(rows.keys.clone(), &sealing, Duration::ZERO, ctx.now)?;
     let signs_already = |algorithm| rows.keys.iter().any(|key| key.algorithm == algorithm && key.signs_at(ctx.now));
     let successor = |algorithm| {
         let active_at = if signs_already(algorithm) { ctx.now.plus(ahead) } else { ctx.now };
@@ -143,12 +143,12 @@ async fn rotate(
     let longest = longest_token(&ctx.config, &rows.resources);
     let mut made = Vec::new();
     for key in successors {
-        let retire_at = if compromised { ctx.now } else { key.active_at.plus(longest).plus(MARGIN) };
+        let retire_at = (!compromised).then(|| key.active_at.plus(longest).plus(MARGIN));
         made.push([
             key.key_id.clone(),
             key.algorithm.as_str().to_owned(),
             key.active_at.to_string(),
-            if signs_already(key.algorithm) { retire_at.to_string() } else { String::new() },
+            retire_at.filter(|_| signs_already(key.algorithm)).map(|at| at.to_string()).unwrap_or_default(),
         ]);
         ctx.store.rotate_key(key, retire_at).await?;
     }

@@ -6,7 +6,8 @@ use anyhow::{anyhow, bail, ensure};
 use clap::Subcommand;
 use countersign::config::PasswordConfig;
 use countersign::crypto::password::PasswordHasher;
-use countersign::domain::ids::UserId;
+use countersign::domain::ids::{ClientId, UserId};
+use countersign::domain::throttle::Bucket;
 use countersign::domain::user::{User, check_claims, check_email, check_name};
 use countersign::store::{NewUser, Registered};
 use serde_json::{Map, Value, json};
@@ -87,6 +88,32 @@ pub enum UserCommand {
         /// The user's name
         name: String,
     },
+    /// Let an account be signed in to that too many wrong guesses have shut
+    ///
+    /// After 5 wrong passwords the next guess must wait, longer each time; after 100 in a row the account is shut to
+    /// browsers that have not signed in to it before. This forgets the guesses; so does `user set-password`.
+    #[command(after_long_help = manual!(
+        prints "that it is done",
+        example "countersign user unlock alice"
+    ))]
+    Unlock {
+        /// The user's name
+        name: String,
+    },
+    /// Take back what a user allowed an application
+    ///
+    /// The consent is forgotten and every grant under it ends: refresh tokens at once, access tokens at introspection
+    /// and UserInfo at once. The application must ask again.
+    #[command(after_long_help = manual!(
+        prints "that it is done",
+        example "countersign user revoke-consent alice client_0123456789abcdef0123456789abcdef"
+    ))]
+    RevokeConsent {
+        /// The user's name
+        name: String,
+        /// The application's client_id
+        client_id: String,
+    },
     /// Give a user a new password
     ///
     /// Reads the new password as `user create` does. All that the user has running ends, for whoever knew the old
@@ -154,6 +181,19 @@ impl UserCommand {
             }
             Self::Disable { name } => set_disabled(&ctx, &name, true).await,
             Self::Enable { name } => set_disabled(&ctx, &name, false).await,
+            Self::Unlock { name } => {
+                let user = find(&ctx, &name).await?;
+                ctx.store.forget_failures(Bucket::account(&user.username, None)).await?;
+                print(&format!("Unlocked user {}.", user.username))
+            }
+            Self::RevokeConsent { name, client_id } => {
+                let user = find(&ctx, &name).await?;
+                let client = ClientId::from_stored(client_id.clone());
+                if !ctx.store.revoke_consent(user.id, client, ctx.now).await? {
+                    bail!("{name} has allowed the client {client_id} nothing");
+                }
+                print(&format!("Took back what {name} allowed {client_id}."))
+            }
             Self::SetPassword { name, keep_sessions, .. } => set_password(&ctx, &name, keep_sessions).await,
             Self::SetEmail { name, email, verified, .. } => set_email(&ctx, &name, email, verified).await,
             Self::SetClaims { name, file } => {

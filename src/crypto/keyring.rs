@@ -1,6 +1,8 @@
 //! The signing keys in memory: signers and verifiers built once per key, the JWKS ready as bytes. The database holds the
 //! truth; a keyring is one reading of it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use josekit::jwk::Jwk;
 use josekit::jwk::alg::ec::EcCurve;
@@ -83,13 +85,19 @@ pub fn generate(
 }
 
 impl Keyring {
-    /// Opens the keys that were read from the database. Expired ones are left out: retired is gone.
+    /// Opens the keys that were read from the database. Retired ones are kept for `hints_live` more, for reading the ID
+    /// tokens that clients hand back as hints, and for nothing else.
     ///
     /// # Errors
     /// When a key does not open with this key-encryption key.
-    pub fn load(records: Vec<SigningKey>, sealing: &SealingKey, now: UnixTime) -> Result<Self, CryptoError> {
+    pub fn load(
+        records: Vec<SigningKey>,
+        sealing: &SealingKey,
+        hints_live: Duration,
+        now: UnixTime,
+    ) -> Result<Self, CryptoError> {
         let mut keys = Vec::new();
-        for record in records.into_iter().filter(|record| !record.is_expired(now)) {
+        for record in records.into_iter().filter(|record| !record.is_expired(now.minus(hints_live))) {
             let private = sealing.open(&label(&record.key_id), &record.sealed_private)?;
             let jwk = Jwk::from_bytes(private.as_slice()).map_err(failed("reading", record.algorithm))?;
             keys.push(LoadedKey {
@@ -101,7 +109,8 @@ impl Keyring {
             });
         }
         keys.sort_by_key(|key| std::cmp::Reverse(key.record.active_at));
-        let public: Vec<&Value> = keys.iter().map(|key| &key.record.public_jwk).collect();
+        let published = keys.iter().filter(|key| !key.record.is_expired(now));
+        let public: Vec<&Value> = published.map(|key| &key.record.public_jwk).collect();
         let jwks = Bytes::from(serde_json::to_vec(&json!({ "keys": public }))?);
         Ok(Self { keys, jwks })
     }
@@ -131,12 +140,31 @@ impl Keyring {
     /// about time, audience or revocation.
     #[must_use]
     pub fn verify(&self, token: &str, token_type: TokenType, now: UnixTime) -> Option<Map<String, Value>> {
+        self.signed(token, token_type, |key| !key.is_expired(now))
+    }
+
+    /// The payload of an ID token of ours that a client hands back as a hint: also an expired one, also of a retired key
+    /// (OpenID Connect RP-Initiated Logout section 2). Proves who was signed in once, and opens nothing.
+    #[must_use]
+    pub fn verify_hint(&self, token: &str, issuer: &str) -> Option<Map<String, Value>> {
+        let payload = self.signed(token, TokenType::Jwt, |_| true)?;
+        // Only ID tokens have a session; a signed UserInfo answer is of the same type and does not.
+        let is_id_token = ["sid", "exp", "sub", "aud"].iter().all(|claim| payload.contains_key(*claim));
+        (is_id_token && payload.get("iss").and_then(Value::as_str) == Some(issuer)).then_some(payload)
+    }
+
+    fn signed(
+        &self,
+        token: &str,
+        token_type: TokenType,
+        usable: impl Fn(&SigningKey) -> bool,
+    ) -> Option<Map<String, Value>> {
         let jws = UnverifiedJws::parse(token)?;
         if !jws.header_str("typ")?.eq_ignore_ascii_case(token_type.as_str()) {
             return None;
         }
         let key_id = jws.header_str("kid")?;
-        let key = self.keys.iter().find(|key| key.record.key_id == key_id && !key.record.is_expired(now))?;
+        let key = self.keys.iter().find(|key| key.record.key_id == key_id && usable(&key.record))?;
         if jws.header_str("alg")? != key.record.algorithm.as_str() {
             return None;
         }
@@ -151,7 +179,6 @@ mod tests {
     use crate::config::KeySource;
     use base64::Engine as _;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-    use std::time::Duration;
 
     const NOW: UnixTime = UnixTime::from_seconds(1_000_000);
 
@@ -160,7 +187,7 @@ mod tests {
     }
 
     fn ring(keys: Vec<SigningKey>) -> Keyring {
-        Keyring::load(keys, &sealing(), NOW).unwrap()
+        Keyring::load(keys, &sealing(), Duration::from_hours(1), NOW).unwrap()
     }
 
     #[test]
@@ -217,5 +244,13 @@ mod tests {
         let token = ring.sign(SigningAlgorithm::Es256, TokenType::Jwt, &json!({}), NOW).unwrap();
         assert!(ring.verify(&token, TokenType::Jwt, later).is_some());
         assert!(ring.verify(&token, TokenType::Jwt, later.plus(Duration::from_secs(61))).is_none(), "s89");
+        let hint = json!({"iss": "i", "sub": "x", "aud": "c", "exp": 1, "sid": "s"});
+        let hint = ring.sign(SigningAlgorithm::Es256, TokenType::Jwt, &hint, NOW).unwrap();
+        let reread =
+            Keyring::load(vec![retired], &sealing(), Duration::from_hours(1), later.plus(Duration::from_mins(2)))
+                .unwrap();
+        assert_eq!(reread.jwks, r#"{"keys":[]}"#);
+        assert!(reread.verify_hint(&hint, "i").is_some() && reread.verify_hint(&hint, "other").is_none());
+        assert!(reread.verify_hint(&token, "i").is_none(), "not an ID token");
     }
 }

@@ -42,6 +42,12 @@ impl Bucket {
         Self { key: format!("network {network}"), weight: NETWORK_WEIGHT }
     }
 
+    /// How long without a failure until the count is forgotten.
+    #[must_use]
+    pub fn memory(&self) -> Duration {
+        if self.weight == 1 { Duration::from_hours(24) } else { Duration::from_hours(1) }
+    }
+
     /// How long the next guess must wait after so many.
     #[must_use]
     pub fn wait_after(&self, guesses: i64) -> Duration {

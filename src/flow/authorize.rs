@@ -6,7 +6,6 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use crate::clock::UnixTime;
-use crate::crypto::jwt::TokenType;
 use crate::crypto::opaque::FlowId;
 use crate::domain::client::Client;
 use crate::domain::flow::{ClientDestination, Destination, Flow, Progress};
@@ -80,8 +79,12 @@ async fn proceed(
     let mut request = AuthorizationRequest::parse(params, target, &client.metadata)?;
     request.scope = permitted_scope(&registry, client, &request.scope)?;
     request.resources = permitted_resources(ctx, &registry, client, &request)?;
-    let hinted = params.get("id_token_hint").map(|hint| hinted_user(ctx, hint, now)).transpose()?;
-    let required_user = request.claims.required_subject().map(UserId::from_stored).or(hinted);
+    let hinted = params.get("id_token_hint").map(|hint| hinted_user(ctx, hint)).transpose()?;
+    let named = request.claims.required_subject().map(UserId::from_stored);
+    if named.is_some() && hinted.is_some() && named != hinted {
+        return Err(OAuthError::invalid_request("`id_token_hint` and `claims` name different people."));
+    }
+    let required_user = named.or(hinted);
     let destination = ClientDestination { client_id: client.id.clone(), request, required_user };
 
     let signed_in = current(ctx, browser, now).await?;
@@ -90,9 +93,7 @@ async fn proceed(
         Step::Issue => {
             let signed_in = signed_in.ok_or_else(|| OAuthError::login_required("Nobody is signed in."))?;
             let response = issue::code(ctx, &destination, &signed_in, None, now).await?;
-            response
-                .map(Outcome::Respond)
-                .ok_or_else(|| OAuthError::server_error("a grant without a flow was not stored"))
+            response.map(Outcome::Respond).ok_or_else(|| OAuthError::login_required("The session has ended."))
         }
         _ => start_flow(ctx, Destination::Client(Box::new(destination)), browser, now).await.map(Outcome::Interact),
     }
@@ -174,10 +175,8 @@ fn permitted_resources(
 }
 
 /// The person that an ID token of ours, expired or not, is about (Core section 3.1.2.1).
-fn hinted_user(ctx: &Context, hint: &str, now: UnixTime) -> Result<UserId, OAuthError> {
+fn hinted_user(ctx: &Context, hint: &str) -> Result<UserId, OAuthError> {
     let invalid = || OAuthError::invalid_request("`id_token_hint` is not an ID token of this server.");
-    let payload = ctx.registry.load().keyring.verify(hint, TokenType::Jwt, now).ok_or_else(invalid)?;
-    let ours = payload.get("iss").and_then(serde_json::Value::as_str) == Some(ctx.issuer());
-    let subject = payload.get("sub").and_then(serde_json::Value::as_str).filter(|_| ours).ok_or_else(invalid)?;
-    Ok(UserId::from_stored(subject))
+    let payload = ctx.registry.load().keyring.verify_hint(hint, ctx.issuer()).ok_or_else(invalid)?;
+    payload.get("sub").and_then(serde_json::Value::as_str).map(UserId::from_stored).ok_or_else(invalid)
 }

@@ -26,7 +26,9 @@ const LONGEST_JTI: usize = 256;
 const FETCH_AT_MOST_EVERY: Duration = Duration::from_mins(1);
 /// After a failure sooner, or a client would be locked out by one lost packet.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
-/// And the answer believed no longer than this.
+/// What was fetched is used for so long while a new answer cannot be had.
+const GRACE: Duration = Duration::from_hours(24);
+/// And otherwise believed no longer than this.
 const FETCH_AT_LEAST_EVERY: Duration = Duration::from_hours(1);
 
 fn refused() -> OAuthError {
@@ -177,6 +179,7 @@ async fn registered_keys(
             }
         }
     }
-    // Old keys rather than none: an address that is away for a while locks nobody out.
-    slot.keys.clone().ok_or_else(refused)
+    // Old keys rather than none: an address that is away for a while locks nobody out, nor is it believed for ever.
+    let dead = slot.stale_at.is_none_or(|at| at.plus(GRACE) <= now);
+    slot.keys.clone().filter(|_| !dead).ok_or_else(refused)
 }

@@ -51,23 +51,29 @@ pub async fn sign_in(
         (Step::SignIn, _) => username.unwrap_or_default().to_owned(),
         _ => return Ok(Outcome::Elsewhere),
     };
-    let known =
-        browser.known.as_deref().filter(|mark| is_browser_mark(&ctx.known_browser_key, &normal_name(&name), mark));
-    let (account, network) = (Bucket::account(&name, known), Bucket::network(&browser.network));
-    if let Some(until) = ctx.store.throttled_until(vec![account.clone(), network.clone()], now).await? {
-        return Ok(Outcome::Wait(until));
-    }
     let credential = ctx.store.find_credential(&name).await?.filter(|credential| !credential.disabled);
     let stored = credential.as_ref().and_then(|credential| credential.password_hash.clone());
+    let known = browser.known.as_deref().filter(|mark| {
+        let owner = stored.as_deref().map(|hash| mark_owner(&name, hash));
+        owner.is_some_and(|owner| is_browser_mark(&ctx.known_browser_key, &owner, mark))
+    });
+    // A browser that the account knows is judged by its own guesses alone, never by its neighbours'.
+    let account = Bucket::account(&name, known);
+    let network = known.is_none().then(|| Bucket::network(&browser.network));
+    let buckets: Vec<Bucket> = [account.clone()].into_iter().chain(network).collect();
+    if let Some(until) = ctx.store.throttled_until(buckets.clone(), now).await? {
+        return Ok(Outcome::Wait(until));
+    }
     // An over-long password is wrong, at the price of any other.
     let fits = password.expose_secret().nfc().count() <= MAX_LENGTH;
     let verdict = ctx.hasher.verify(if fits { password } else { SecretString::default() }, stored.clone()).await?;
     let (Verdict::Right { rehashed }, Some(credential), Some(verified_hash), true) =
         (verdict, credential, stored, fits)
     else {
-        let blocked = ctx.store.record_failure(vec![account, network], now).await?;
+        let blocked = ctx.store.record_failure(buckets, now).await?;
         return Ok(blocked.map_or(Outcome::Wrong, Outcome::Wait));
     };
+    let owner = mark_owner(&name, rehashed.as_ref().unwrap_or(&verified_hash));
     let cookie = SessionSecret::mint()?;
     let before = situation.signed_in.as_ref().map(|signed_in| &signed_in.session);
     let continues = before.is_some_and(|session| session.user_id == credential.user_id);
@@ -80,7 +86,7 @@ pub async fn sign_in(
             verified_hash,
             rehashed,
             account,
-            network,
+            buckets,
             flow: situation.id,
             progress: Progress { session_id: Some(id.clone()), signed_in: true, ..Progress::default() },
             session: Session {
@@ -95,10 +101,15 @@ pub async fn sign_in(
     );
     match stored.await? {
         SignIn::Done => {
-            let known = browser_mark(&ctx.known_browser_key, &normal_name(&name))?;
+            let known = browser_mark(&ctx.known_browser_key, &owner)?;
             Ok(Outcome::SignedIn { cookie: cookie.reveal(), known })
         }
         SignIn::Blocked(until) => Ok(Outcome::Wait(until)),
         SignIn::Gone => Ok(Outcome::Wrong),
     }
+}
+
+/// Whose browser a mark says it is: the account's, as long as it has this password.
+fn mark_owner(name: &str, password_hash: &str) -> String {
+    format!("{}\n{password_hash}", normal_name(name))
 }

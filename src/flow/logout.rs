@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use crate::clock::UnixTime;
-use crate::crypto::jwt::TokenType;
 use crate::domain::client::Client;
 use crate::domain::session::SignedIn;
 use crate::protocol::error::OAuthError;
 use crate::protocol::params::Params;
 
 use super::Context;
-use super::session::{Browser, current};
+use super::session::{Browser, current, end};
 
 /// Where the browser goes when it is signed out: an address that its client registered, with `state`.
 pub struct Return {
@@ -38,16 +37,19 @@ pub enum Outcome {
 ///
 /// # Errors
 /// `invalid_request`, for our own error page: an address that is not registered is never redirected to (section 3).
-pub fn parse(ctx: &Context, params: &Params, now: UnixTime) -> Result<LogoutRequest, OAuthError> {
+pub fn parse(ctx: &Context, params: &Params) -> Result<LogoutRequest, OAuthError> {
     params.refuse_repeated()?;
     let registry = ctx.registry();
-    let hint = params.get("id_token_hint").map(|hint| {
-        let payload = registry.keyring.verify(hint, TokenType::Jwt, now);
-        let payload =
-            payload.filter(|payload| payload.get("iss").and_then(serde_json::Value::as_str) == Some(ctx.issuer()));
-        payload.ok_or_else(|| OAuthError::invalid_request("`id_token_hint` is not an ID token of this server."))
-    });
-    let hint = hint.transpose()?;
+    let hint = match params.get("id_token_hint") {
+        None => None,
+        Some(hint) => match registry.keyring.verify_hint(hint, ctx.issuer()) {
+            // A hint that proves nothing counts as none where `client_id` says who asks; the person is asked then.
+            None if params.get("client_id").is_none() => {
+                return Err(OAuthError::invalid_request("`id_token_hint` is not an ID token of this server."));
+            }
+            proven => proven,
+        },
+    };
     let of_hint = |name: &str| hint.as_ref().and_then(|hint| hint.get(name)).and_then(serde_json::Value::as_str);
     let (named, hinted) = (params.get("client_id"), of_hint("aud"));
     if named.is_some() && hinted.is_some() && named != hinted {
@@ -102,10 +104,13 @@ pub async fn sign_out(
     confirmed: bool,
     now: UnixTime,
 ) -> Result<Outcome, OAuthError> {
-    let Some(signed_in) = current(ctx, browser, now).await? else { return Ok(Outcome::SignedOut) };
-    if !confirmed && request.hinted_session.as_deref() != Some(signed_in.session.id.as_str()) {
-        return Ok(Outcome::Confirm(Box::new(signed_in)));
+    match current(ctx, browser, now).await? {
+        Some(signed_in) if !confirmed && request.hinted_session.as_deref() != Some(signed_in.session.id.as_str()) => {
+            Ok(Outcome::Confirm(Box::new(signed_in)))
+        }
+        _ => {
+            end(ctx, browser, now).await?;
+            Ok(Outcome::SignedOut)
+        }
     }
-    ctx.store.end_session(signed_in.session.id, now).await?;
-    Ok(Outcome::SignedOut)
 }

@@ -62,6 +62,17 @@ impl Browser {
     }
 }
 
+/// Ends this browser's session, also one that has been idle for too long.
+///
+/// # Errors
+/// When the database cannot be written.
+pub async fn end(ctx: &Context, browser: &Browser, now: UnixTime) -> Result<(), StoreError> {
+    match browser.session {
+        Some(cookie) => ctx.store.end_session(cookie, now).await,
+        None => Ok(()),
+    }
+}
+
 /// The live session of this browser.
 ///
 /// # Errors

@@ -178,10 +178,20 @@ fn secured(mut builder: HttpResponseBuilder, options: &PageOptions<'_>) -> HttpR
     builder
 }
 
-/// The source expression of a registered redirect URI: its origin, or the scheme of a native app.
+/// The source expressions for a registered redirect URI: its origin, or the scheme of a native app. Chromium holds every
+/// hop after a form against them, the application's own redirects too, and stops without a word at one that is not
+/// listed; so an https application may go on within https, and one under development on this machine.
 fn form_source(uri: &str) -> Option<String> {
     let legal = |source: &String| !source.contains([';', ',', ' ', '\'']);
-    origin_of(uri).or_else(|| uri.split_once(':').map(|(scheme, _)| format!("{scheme}:"))).filter(legal)
+    let source =
+        origin_of(uri).or_else(|| uri.split_once(':').map(|(scheme, _)| format!("{scheme}:"))).filter(legal)?;
+    Some(match source.as_str() {
+        // The grammar of host sources has no IPv6 addresses.
+        address if address.starts_with("http://[") => "http:".to_owned(),
+        https if https.starts_with("https://") => format!("{https} https:"),
+        http if http.starts_with("http://") => format!("{http} http://localhost:* http://127.0.0.1:*"),
+        _ => source,
+    })
 }
 
 /// Our own error page: what happened, why, and what to do next.
@@ -285,8 +295,10 @@ mod tests {
 
     #[test]
     fn a_form_may_end_at_the_clients_origin_or_scheme() {
-        assert_eq!(form_source("https://app.example/cb?x=;").as_deref(), Some("https://app.example"));
-        assert_eq!(form_source("http://127.0.0.1:5000/cb").as_deref(), Some("http://127.0.0.1:5000"));
+        assert_eq!(form_source("https://app.example/cb?x=;").as_deref(), Some("https://app.example https:"));
+        let loopback = "http://127.0.0.1:5000 http://localhost:* http://127.0.0.1:*";
+        assert_eq!(form_source("http://127.0.0.1:5000/cb").as_deref(), Some(loopback));
+        assert_eq!(form_source("http://[::1]:5000/cb").as_deref(), Some("http:"));
         assert_eq!(form_source("com.example.app:/cb").as_deref(), Some("com.example.app:"));
     }
 

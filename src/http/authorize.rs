@@ -25,7 +25,7 @@ pub async fn get(request: HttpRequest, ctx: web::Data<Context>) -> HttpResponse 
 /// The same parameters in a form body (OpenID Connect Core section 3.1.2.1). Sent from another site, it comes without our
 /// session cookie (`SameSite`); so it goes on as a GET of our own, which brings it.
 pub async fn post(request: HttpRequest, ctx: web::Data<Context>, PageForm(params): PageForm) -> HttpResponse {
-    match again_with_cookies(&request, &params) {
+    match again_with_cookies(&request, &ctx, &params) {
         Some(location) => see_other(&location, ctx.config.issuer.is_https()),
         None => answer(&request, &ctx, &params).await,
     }

@@ -5,7 +5,7 @@ use actix_web::http::header::{HeaderValue, RETRY_AFTER};
 use actix_web::{HttpRequest, HttpResponse, web};
 use secrecy::ExposeSecret as _;
 
-use crate::crypto::opaque::FlowId;
+use crate::crypto::opaque::{FlowId, same_text};
 use crate::domain::flow::Destination;
 use crate::domain::grant::Consent;
 use crate::flow::Context;
@@ -27,6 +27,24 @@ struct Visit {
     id: String,
     browser: Browser,
     situation: Situation,
+}
+
+impl Visit {
+    /// What a form token is for: the flow, and on a page that shows an account also that account's session. A page that
+    /// showed one person is not answered in the name of another who signed in meanwhile.
+    fn purpose(&self) -> String {
+        match (&self.situation.step, &self.situation.signed_in) {
+            (Step::Consent(_) | Step::SelectAccount | Step::Reauthenticate, Some(signed_in)) => {
+                format!("{}\n{}", self.id, signed_in.session.id)
+            }
+            _ => self.id.clone(),
+        }
+    }
+
+    /// Whether a form is from the page that comes next now.
+    fn is_of_this_step(&self, form: &Params) -> bool {
+        form.get("csrf").is_some_and(|token| same_text(token, &self.browser.csrf(&self.purpose())))
+    }
 }
 
 /// What a sign-in page says beside its form.
@@ -51,7 +69,9 @@ async fn visit(request: &HttpRequest, ctx: &Context, id: String) -> Result<Visit
 /// The same for a form, which must come from our own page.
 async fn posted(request: &HttpRequest, ctx: &Context, id: String, form: &Params) -> Result<Visit, HttpResponse> {
     let visit = visit(request, ctx, id).await?;
-    if is_own_form(request, ctx, &visit.browser, form, &visit.id) {
+    // A page from before a step that has been done since is still our own; it then leads to where the flow is.
+    let own = [visit.id.clone(), visit.purpose()];
+    if own.iter().any(|purpose| is_own_form(request, ctx, &visit.browser, form, purpose)) {
         Ok(visit)
     } else {
         Err(forged(ctx.config.issuer.is_https()))
@@ -80,7 +100,7 @@ async fn show(ctx: &Context, visit: &Visit, notice: &Notice<'_>) -> HttpResponse
         Destination::Home => (None, None),
     };
     let options = PageOptions { form_target: target, https, status: notice.status, script: false };
-    let csrf = visit.browser.csrf(&visit.id);
+    let csrf = visit.browser.csrf(&visit.purpose());
     let client_name = client.as_ref().map(|client| client.name());
     match (step, signed_in) {
         (Step::SignIn, _) => {
@@ -233,6 +253,9 @@ pub async fn account(
         Ok(visit) => visit,
         Err(response) => return response,
     };
+    if !visit.is_of_this_step(&form) {
+        return back_to(&ctx, &visit);
+    }
     let other = match form.get("account") {
         Some("other") => true,
         Some("continue") => false,
@@ -254,6 +277,9 @@ pub async fn consent(
         Ok(visit) => visit,
         Err(response) => return response,
     };
+    if !visit.is_of_this_step(&form) {
+        return back_to(&ctx, &visit);
+    }
     match form.get("decision") {
         Some("allow") => match consent_flow::allow(&ctx, &visit.situation, ctx.now()).await {
             Ok(()) => back_to(&ctx, &visit),

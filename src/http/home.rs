@@ -6,7 +6,7 @@ use secrecy::ExposeSecret as _;
 use crate::domain::flow::Destination;
 use crate::flow::Context;
 use crate::flow::authorize::start_flow;
-use crate::flow::session::current;
+use crate::flow::session::{current, end};
 use crate::protocol::error::OAuthError;
 
 use super::answer::{PageOptions, error_page, forged, page, see_other, with_cookies};
@@ -49,10 +49,7 @@ pub async fn sign_out(request: HttpRequest, ctx: web::Data<Context>, PageForm(fo
         if !is_own_form(&request, &ctx, &browser, &form, SIGN_OUT) {
             return Ok(forged(https));
         }
-        let now = ctx.now();
-        if let Some(signed_in) = current(&ctx, &browser, now).await? {
-            ctx.store.end_session(signed_in.session.id, now).await?;
-        }
+        end(&ctx, &browser, ctx.now()).await?;
         Ok(signed_out(https))
     };
     outcome.await.unwrap_or_else(|error: OAuthError| error_page(&error, https))

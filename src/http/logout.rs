@@ -24,7 +24,7 @@ pub async fn get(request: HttpRequest, ctx: web::Data<Context>) -> HttpResponse 
 }
 
 pub async fn post(request: HttpRequest, ctx: web::Data<Context>, PageForm(params): PageForm) -> HttpResponse {
-    match again_with_cookies(&request, &params) {
+    match again_with_cookies(&request, &ctx, &params) {
         Some(location) => see_other(&location, ctx.config.issuer.is_https()),
         None => answer(&request, &ctx, &params, false).await,
     }
@@ -45,7 +45,7 @@ async fn answer(request: &HttpRequest, ctx: &Context, params: &Params, confirmed
     let https = ctx.config.issuer.is_https();
     let outcome = async {
         let now = ctx.now();
-        let checked = parse(ctx, params, now)?;
+        let checked = parse(ctx, params)?;
         let browser = browser(request, ctx)?;
         Ok(match sign_out(ctx, &checked, &browser, confirmed, now).await? {
             Outcome::SignedOut => done(&checked, https),

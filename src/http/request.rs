@@ -221,12 +221,14 @@ impl CookieNames {
     }
 }
 
-/// A cookie's value. Sent twice under one name, somebody else put one of them there: neither counts.
+/// A cookie's value. Sent twice under one name, somebody else put one of them there: neither counts. What others of this
+/// domain set beside it is passed over byte by byte, text or not.
 pub fn cookie<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str> {
-    let lines = request.headers().get_all(COOKIE).filter_map(|line| line.to_str().ok());
-    let pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    let mut values = pairs.filter(|(own, _)| *own == name).map(|(_, value)| value);
-    values.next().filter(|_| values.next().is_none())
+    let lines = request.headers().get_all(COOKIE).map(HeaderValue::as_bytes);
+    let pairs = lines.flat_map(|line| line.split(|&b| b == b';')).map(<[u8]>::trim_ascii);
+    let mut values = pairs.filter_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="));
+    let value = values.next().filter(|_| values.next().is_none())?;
+    std::str::from_utf8(value).ok()
 }
 
 /// What this browser brought.
@@ -242,9 +244,11 @@ pub fn browser(request: &HttpRequest, ctx: &Context) -> Result<Browser, OAuthErr
 
 /// Where a form that another site posted goes on to: the same as a GET, which browsers send our cookies along with, as they
 /// do not with the post (`SameSite`). Without this the person would seem to be signed in nowhere.
-pub fn again_with_cookies(request: &HttpRequest, params: &Params) -> Option<String> {
+pub fn again_with_cookies(request: &HttpRequest, ctx: &Context, params: &Params) -> Option<String> {
     let site = request.headers().get("sec-fetch-site")?.to_str().ok()?;
-    let foreign = matches!(site, "cross-site" | "same-site") && !request.headers().contains_key(COOKIE);
+    let names = CookieNames::new(ctx.config.issuer.is_https());
+    let ours = [names.session, names.browser].iter().any(|name| cookie(request, name).is_some());
+    let foreign = matches!(site, "cross-site" | "same-site") && !ours;
     foreign.then(|| format!("{}?{}", request.path(), params.encode()))
 }
 
@@ -268,37 +272,40 @@ pub fn is_own_form(request: &HttpRequest, ctx: &Context, browser: &Browser, form
 }
 
 /// The address a request came from: the peer, or, when the peer is one of our proxies, the right-most address in what
-/// the proxies say that is not itself one of them. Nobody else's word counts.
+/// the proxies say that is not itself one of them. Nobody else's word counts, so it ends at the first that is no address.
 fn client_address(request: &HttpRequest, trusted: &[IpNet]) -> Option<IpAddr> {
     let is_proxy = |address: &IpAddr| trusted.iter().any(|net| net.contains(&address.to_canonical()));
-    let peer = request.peer_addr()?.ip();
-    if !is_proxy(&peer) {
-        return Some(peer);
+    let mut nearest = request.peer_addr()?.ip();
+    for hop in forwarded_for(request).into_iter().rev() {
+        if !is_proxy(&nearest) {
+            break;
+        }
+        let Some(hop) = hop else { break };
+        nearest = hop;
     }
-    let hops: Vec<IpAddr> = forwarded_for(request);
-    hops.iter().rev().find(|hop| !is_proxy(hop)).or(hops.first()).copied().or(Some(peer))
+    Some(nearest)
 }
 
-/// The addresses of `Forwarded` (RFC 7239 section 5.2) or, without it, `X-Forwarded-For`, in the order they stand.
-fn forwarded_for(request: &HttpRequest) -> Vec<IpAddr> {
+/// The addresses of `X-Forwarded-For` or, without it, `Forwarded` (RFC 7239 section 5.2), in the order they stand. In this
+/// order, because the usual proxies write the first and let a stranger's second through.
+fn forwarded_for(request: &HttpRequest) -> Vec<Option<IpAddr>> {
     let lines = |name: &'static str| {
         request
             .headers()
             .get_all(name)
-            .filter_map(|line| line.to_str().ok())
-            .flat_map(|line| line.split(','))
+            .flat_map(|line| line.to_str().unwrap_or_default().split(','))
             .collect::<Vec<_>>()
     };
-    let forwarded = lines("forwarded");
-    if forwarded.is_empty() {
-        return lines("x-forwarded-for").into_iter().filter_map(parse_hop).collect();
+    let hops = lines("x-forwarded-for");
+    if !hops.is_empty() {
+        return hops.into_iter().map(parse_hop).collect();
     }
     let hop = |element: &str| {
         element.split(';').filter_map(|pair| pair.trim().split_once('=')).find_map(|(name, value)| {
             name.eq_ignore_ascii_case("for").then(|| parse_hop(value.trim_matches('"'))).flatten()
         })
     };
-    forwarded.into_iter().filter_map(hop).collect()
+    lines("forwarded").into_iter().map(hop).collect()
 }
 
 fn parse_hop(text: &str) -> Option<IpAddr> {
@@ -339,6 +346,13 @@ mod tests {
         assert_eq!(from("10.0.0.1:5", "x-forwarded-for", "1.1.1.1, 198.51.100.7, 10.0.0.9"), "198.51.100.7");
         assert_eq!(from("10.0.0.1:5", "forwarded", "for=1.1.1.1, for=\"[2001:db8::1]:80\";proto=https"), "2001:db8::1");
         assert_eq!(from("10.0.0.1:5", "x-forwarded-for", "nonsense"), "10.0.0.1");
+        assert_eq!(from("10.0.0.1:5", "x-forwarded-for", "198.51.100.7, nonsense"), "10.0.0.1");
+        let both = TestRequest::default()
+            .peer_addr("10.0.0.1:5".parse().unwrap())
+            .insert_header(("forwarded", "for=1.1.1.1"))
+            .insert_header(("x-forwarded-for", "198.51.100.7"))
+            .to_http_request();
+        assert_eq!(client_address(&both, &trusted).unwrap().to_string(), "198.51.100.7");
     }
 
     #[test]
@@ -352,7 +366,8 @@ mod tests {
     fn s75_cookies_are_held_to_this_host_and_a_doubled_one_does_not_count() {
         let cookie_line = CookieNames::new(true).set("__Host-cs_session", "x", None);
         assert_eq!(cookie_line, "__Host-cs_session=x; Path=/; HttpOnly; SameSite=Lax; Secure");
-        let request = TestRequest::default().insert_header(("cookie", "a=1; b=2; a=3")).to_http_request();
+        let line = HeaderValue::from_bytes(b"x=Jos\xe9; a=1; b=2; a=3; bb=4").unwrap();
+        let request = TestRequest::default().insert_header(("cookie", line)).to_http_request();
         assert_eq!(cookie(&request, "b"), Some("2"));
         assert_eq!(cookie(&request, "a"), None);
     }

@@ -55,6 +55,8 @@ pub fn bearer_token(
             Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty() => {
                 Some(token.trim())
             }
+            // Another scheme is no bearer token at all (RFC 6750 section 3.1: then the challenge says only `Bearer`).
+            Some((scheme, _)) if !scheme.eq_ignore_ascii_case("bearer") => None,
             _ => return Err(OAuthError::invalid_request("The Authorization header must be `Bearer` and a token.")),
         },
     };
@@ -81,7 +83,9 @@ mod tests {
         assert_eq!(bearer_token(None, "", Some(&body)).unwrap().as_deref(), Some("b"));
         assert_eq!(bearer_token(None, "", None).unwrap(), None);
         assert!(bearer_token(Some("Bearer a"), "", Some(&body)).is_err());
-        for bad in ["Bearer", "Bearer ", "Basic YTpi", "DPoP x", ""] {
+        assert_eq!(bearer_token(Some("Basic YTpi"), "", None).unwrap(), None);
+        assert_eq!(bearer_token(Some("DPoP x"), "", None).unwrap(), None, "s44 another scheme is not a bearer token");
+        for bad in ["Bearer", "Bearer ", ""] {
             assert!(bearer_token(Some(bad), "", None).is_err(), "{bad}");
         }
     }

@@ -132,6 +132,13 @@ impl AuthorizationRequest {
     /// The code of RFC 6749 section 4.1.2.1 or OpenID Connect Core section 3.1.2.6 that fits.
     pub fn parse(params: &Params, target: ResponseTarget, client: &ClientMetadata) -> Result<Self, OAuthError> {
         params.refuse_repeated()?;
+        for (name, most) in
+            [("state", 4096), ("nonce", 2048), ("login_hint", 2048), ("acr_values", 2048), ("ui_locales", 2048)]
+        {
+            if params.get(name).is_some_and(|value| value.len() > most) {
+                return Err(OAuthError::invalid_request(format!("`{name}` is longer than {most} bytes.")));
+            }
+        }
         ResponseMode::parse(params.get("response_mode"))?;
         if params.get("request").is_some() {
             return Err(OAuthError::request_not_supported("Request objects are not supported."));

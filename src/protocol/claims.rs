@@ -51,10 +51,12 @@ impl ClaimsRequest {
         self.userinfo.is_empty() && self.id_token.is_empty()
     }
 
-    /// The subject that the ID token must be about, where the request names one.
+    /// The subject that the answer must be about, where the request names one.
     #[must_use]
-    pub fn required_subject(&self) -> Option<&str> {
-        self.id_token.get("sub")?.as_ref()?.value.as_ref()?.as_str()
+    pub fn required_subject(&self) -> Option<String> {
+        let of = |claims: &BTreeMap<String, Option<ClaimRequest>>| claims.get("sub").cloned().flatten()?.value;
+        let wanted = of(&self.id_token).or_else(|| of(&self.userinfo))?;
+        wanted.as_str().map(str::to_owned)
     }
 
     /// The `acr` values that the request calls essential; `None` when it does not.
@@ -135,7 +137,7 @@ mod tests {
         )
         .unwrap();
         assert!(claims.userinfo.contains_key("nickname"));
-        assert_eq!(claims.required_subject(), Some("248289761001"));
+        assert_eq!(claims.required_subject().as_deref(), Some("248289761001"));
         assert_eq!(claims.essential_acr(), Some(vec!["a", "b"]));
         assert_eq!(ClaimsRequest::parse(r#"{"id_token":{"acr":{"values":["a"]}}}"#).unwrap().essential_acr(), None);
     }

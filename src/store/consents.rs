@@ -7,12 +7,14 @@ use crate::clock::UnixTime;
 use crate::crypto::opaque::Digest;
 use crate::domain::flow::Progress;
 use crate::domain::grant::Consent;
-use crate::domain::ids::{ClientId, UserId};
+use crate::domain::ids::{ClientId, GrantId, UserId};
 use crate::protocol::scope::Scope;
 
 use super::conn::{Conn, on_backend};
 use super::flows::write_progress;
-use super::schema::consents;
+use super::grants::revoke;
+use super::revocations::Reason;
+use super::schema::{consents, grants};
 use super::{Store, StoreError};
 
 fn find(conn: &mut Conn, user: &UserId, client: &ClientId) -> Result<Option<Consent>, StoreError> {
@@ -80,6 +82,30 @@ impl Store {
                 ));
             on_backend!(conn, |c| upsert.execute(c)).map_err(StoreError::operation("remembering a consent"))?;
             write_progress(conn, &flow, &progress)
+        })
+        .await
+    }
+
+    /// Takes a consent back: the decision is forgotten, and every grant made under it ends. False when there was neither.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn revoke_consent(&self, user: UserId, client: ClientId, now: UnixTime) -> Result<bool, StoreError> {
+        self.write(move |conn| {
+            let delete = diesel::delete(consents::table.find((user.as_str(), client.as_str())));
+            let forgotten =
+                on_backend!(conn, |c| delete.execute(c)).map_err(StoreError::operation("forgetting a consent"))?;
+            let living = grants::table
+                .filter(grants::user_id.eq(user.as_str()))
+                .filter(grants::client_id.eq(client.as_str()))
+                .filter(grants::revoked_at.is_null())
+                .select(grants::grant_id);
+            let living: Vec<String> =
+                on_backend!(conn, |c| living.load(c)).map_err(StoreError::operation("listing grants"))?;
+            for id in &living {
+                revoke(conn, &GrantId::from_stored(id), Reason::ConsentRevoked, now)?;
+            }
+            Ok(forgotten > 0 || !living.is_empty())
         })
         .await
     }

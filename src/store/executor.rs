@@ -19,6 +19,8 @@ const BATCH: usize = 64;
 
 trait Job: Send {
     fn run(&mut self, conn: &mut Conn);
+    /// Whether nobody waits for it any more, so that it need not begin.
+    fn abandoned(&self) -> bool;
     /// Whether its own part went through.
     fn succeeded(&self) -> bool;
     fn answer(self: Box<Self>, committed: Result<(), StoreError>);
@@ -34,6 +36,10 @@ impl<T: Send, F: FnOnce(&mut Conn) -> Result<T, StoreError> + Send> Job for Task
     fn run(&mut self, conn: &mut Conn) {
         let Some(work) = self.work.take() else { return };
         self.result = Some(catch_unwind(AssertUnwindSafe(|| work(conn))).unwrap_or(Err(StoreError::Panicked)));
+    }
+
+    fn abandoned(&self) -> bool {
+        self.reply.is_closed()
     }
 
     fn succeeded(&self) -> bool {
@@ -89,6 +95,9 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), StoreErr
 fn write_in_groups(mut conn: Conn, jobs: &Receiver<Box<dyn Job>>) {
     let mut group: Vec<Box<dyn Job>> = Vec::with_capacity(BATCH);
     while let Ok(first) = jobs.recv() {
+        if first.abandoned() {
+            continue;
+        }
         if let Err(error) = begin_immediate(&mut conn) {
             // Nothing ran, and whoever waits has waited as long: all are told, none waits in turn.
             let error = StoreError::operation("beginning a transaction")(error);
@@ -106,7 +115,7 @@ fn write_in_groups(mut conn: Conn, jobs: &Receiver<Box<dyn Job>>) {
             broken = run_in_savepoint(&mut conn, job.as_mut()).err();
             group.push(job);
             if broken.is_none() && group.len() < BATCH {
-                next = jobs.try_recv().ok();
+                next = jobs.try_iter().find(|job| !job.abandoned());
             }
         }
         let committed = match broken {

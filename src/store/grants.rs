@@ -78,6 +78,7 @@ pub struct TokenState {
 
 /// Names of statements whose text never changes; see [`fixed`].
 struct StoreGrant;
+struct SessionLives;
 struct SpendCode;
 struct RotateToken;
 struct JudgeToken;
@@ -145,7 +146,7 @@ macro_rules! parents_live {
 }
 
 /// Ends a grant, once; the entry in the log goes with it.
-fn revoke(conn: &mut Conn, id: &GrantId, reason: Reason, now: UnixTime) -> Result<(), StoreError> {
+pub(super) fn revoke(conn: &mut Conn, id: &GrantId, reason: Reason, now: UnixTime) -> Result<(), StoreError> {
     let living = grants::table.find(id.as_str()).filter(grants::revoked_at.is_null());
     let update = diesel::update(living).set(grants::revoked_at.eq(now.millis()));
     let rows = on_backend!(conn, |c| update.execute(c)).map_err(StoreError::operation("revoking a grant"))?;
@@ -188,8 +189,8 @@ fn is(stored: Option<&[u8]>, presented: &Digest) -> bool {
 }
 
 impl Store {
-    /// Stores a grant with its code, and ends the flow that led to it. False when the flow had ended already: then
-    /// nothing is stored, and no second code is given for it.
+    /// Stores a grant with its code, and ends the flow that led to it. False when the flow had ended already, or
+    /// the session has: then nothing is stored, and no code is given.
     ///
     /// # Errors
     /// When the database cannot be written.
@@ -201,6 +202,19 @@ impl Store {
                 return Ok(false);
             }
             let grant = &new.grant;
+            // What was read before this transaction may have ended meanwhile.
+            let living = sessions::table
+                .inner_join(users::table.on(users::user_id.eq(sessions::user_id)))
+                .filter(sessions::session_id.eq(grant.session_id.as_str()))
+                .filter(sessions::ended_at.is_null())
+                .filter(sessions::expires_at.gt(grant.created_at.millis()))
+                .filter(users::disabled_at.is_null())
+                .select(users::user_id);
+            let living: Option<String> = on_backend!(conn, |c| fixed(SessionLives, living).get_result(c).optional())
+                .map_err(StoreError::operation("judging a session"))?;
+            if living.as_deref() != Some(grant.user_id.as_str()) {
+                return Ok(false);
+            }
             let details = serde_json::to_string(&grant.details).map_err(|error| StoreError::corrupt("grant", error))?;
             let row = (
                 grants::grant_id.eq(grant.id.as_str()),

@@ -17,7 +17,9 @@ mod users;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use diesel::connection::SimpleConnection as _;
 use diesel::{QueryableByName, RunQueryDsl as _, sql_query};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
 use thiserror::Error;
@@ -139,12 +141,25 @@ impl Store {
         lock(path, "serve", false).map(|file| ServeLock { _file: file })
     }
 
-    /// Whether a write transaction can be begun and ended just now.
+    /// Bounds how long a write waits for another process that holds the database; past it the answer is an error.
+    ///
+    /// # Errors
+    /// When the bound cannot be set.
+    pub async fn wait_at_most(&self, bound: Duration) -> Result<(), StoreError> {
+        self.write(move |conn| {
+            let text = format!("PRAGMA busy_timeout = {}", bound.as_millis());
+            let Conn::Sqlite(conn) = conn else { return Ok(()) };
+            conn.batch_execute(&text).map_err(StoreError::operation("bounding the wait for the database"))
+        })
+        .await
+    }
+
+    /// Whether a write goes through just now, down to the disk.
     ///
     /// # Errors
     /// When it cannot.
     pub async fn check_writable(&self) -> Result<(), StoreError> {
-        self.write(|_conn| Ok(())).await
+        self.write(registry::touch).await
     }
 
     async fn write<T: Send + 'static>(

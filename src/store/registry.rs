@@ -45,6 +45,13 @@ pub(super) fn changed(conn: &mut Conn) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Writes the counter as it stands: proves that the database takes writes, and changes nothing.
+pub(super) fn touch(conn: &mut Conn) -> Result<(), StoreError> {
+    let same = diesel::update(counters::table.find(REGISTRY)).set(counters::value.eq(counters::value));
+    on_backend!(conn, |c| same.execute(c)).map_err(StoreError::operation("writing the change counter"))?;
+    Ok(())
+}
+
 fn client(row: ClientRow) -> Result<Client, StoreError> {
     let (id, metadata, secret, previous, previous_until, created_at) = row;
     let metadata = serde_json::from_str(&metadata).map_err(|error| StoreError::corrupt("client", error))?;
@@ -252,13 +259,13 @@ impl Store {
         .await
     }
 
-    /// Adds the successor and lets the keys before it go at `retire_at` at the latest: when the last token they signed is
-    /// dead, or at once for a key that is in the wrong hands. Keys that
+    /// Adds the successor and lets the keys before it go at `retire_at`, when the last token they signed is dead; without it
+    /// they are removed at once and for good, being in the wrong hands. Keys that
     /// wait to sign from a later moment than the successor go at once.
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub async fn rotate_key(&self, successor: SigningKey, retire_at: UnixTime) -> Result<(), StoreError> {
+    pub async fn rotate_key(&self, successor: SigningKey, retire_at: Option<UnixTime>) -> Result<(), StoreError> {
         self.write(move |conn| {
             // A key that is to sign from later on has signed nothing yet, and would take over from this one again.
             let overtaken = signing_keys::table
@@ -266,11 +273,16 @@ impl Store {
                 .filter(signing_keys::active_at.gt(successor.active_at.millis()));
             on_backend!(conn, |c| diesel::delete(overtaken).execute(c))
                 .map_err(StoreError::operation("removing an overtaken signing key"))?;
-            let older = signing_keys::table
-                .filter(signing_keys::algorithm.eq(successor.algorithm.as_str()))
-                .filter(signing_keys::expires_at.is_null().or(signing_keys::expires_at.gt(retire_at.millis())));
-            let update = diesel::update(older).set(signing_keys::expires_at.eq(retire_at.millis()));
-            on_backend!(conn, |c| update.execute(c)).map_err(StoreError::operation("retiring a signing key"))?;
+            let older = signing_keys::table.filter(signing_keys::algorithm.eq(successor.algorithm.as_str()));
+            match retire_at {
+                Some(at) => {
+                    let living = older.filter(signing_keys::expires_at.is_null());
+                    let update = diesel::update(living).set(signing_keys::expires_at.eq(at.millis()));
+                    on_backend!(conn, |c| update.execute(c))
+                }
+                None => on_backend!(conn, |c| diesel::delete(older).execute(c)),
+            }
+            .map_err(StoreError::operation("retiring a signing key"))?;
             insert_key(conn, &successor)?;
             changed(conn)
         })

@@ -1,5 +1,6 @@
 //! The one ordered log of everything that ended. Each entry is written in the same transaction as the fact.
 
+use diesel::dsl::exists;
 use diesel::prelude::*;
 
 use crate::clock::UnixTime;
@@ -47,6 +48,7 @@ pub(super) enum Reason {
     UserDisabled,
     PasswordChanged,
     ClientDeleted,
+    ConsentRevoked,
 }
 
 impl Reason {
@@ -59,6 +61,7 @@ impl Reason {
             Self::UserDisabled => "user_disabled",
             Self::PasswordChanged => "password_changed",
             Self::ClientDeleted => "client_deleted",
+            Self::ConsentRevoked => "consent_revoked",
         }
     }
 }
@@ -92,6 +95,12 @@ impl Store {
     /// # Errors
     /// When the database cannot be written.
     pub async fn revoke_access_token(&self, jti: String, now: UnixTime) -> Result<(), StoreError> {
-        self.write(move |conn| append(conn, Target::Token(&jti), Reason::RevokedByClient, now, now)).await
+        self.write(move |conn| {
+            let entry = revocations::table.filter(revocations::kind.eq(TOKEN)).filter(revocations::target.eq(&jti));
+            let known: bool = on_backend!(conn, |c| diesel::select(exists(entry)).get_result(c))
+                .map_err(StoreError::operation("looking for a revocation"))?;
+            if known { Ok(()) } else { append(conn, Target::Token(&jti), Reason::RevokedByClient, now, now) }
+        })
+        .await
     }
 }

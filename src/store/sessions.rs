@@ -30,9 +30,10 @@ pub struct NewSession {
     pub verified_hash: String,
     /// The same password under today's parameters, where the stored hash had others.
     pub rehashed: Option<String>,
-    /// The counts of wrong guesses that this right one must not have to wait for. The account's starts anew.
+    /// The counts of wrong guesses that this right one must not have to wait for.
+    pub buckets: Vec<Bucket>,
+    /// The one among them that starts anew.
     pub account: Bucket,
-    pub network: Bucket,
     pub flow: Digest,
     pub progress: Progress,
 }
@@ -130,7 +131,7 @@ impl Store {
         self.write(move |conn| {
             let failed = || StoreError::operation("storing a sign-in");
             let session = &new.session;
-            if let Some(until) = wait(conn, &[new.account.clone(), new.network.clone()], now)? {
+            if let Some(until) = wait(conn, &new.buckets, now)? {
                 return Ok(SignIn::Blocked(until));
             }
             let alive = users::table
@@ -198,19 +199,23 @@ impl Store {
         .await
     }
 
-    /// Ends a session: one write at the highest thing that ended. Grants and tokens are judged by it.
+    /// Ends the session of a cookie, idle or not: one write at the highest thing that ended. Grants and tokens are judged
+    /// by it.
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub async fn end_session(&self, id: SessionId, now: UnixTime) -> Result<(), StoreError> {
+    pub async fn end_session(&self, cookie: Digest, now: UnixTime) -> Result<(), StoreError> {
         self.write(move |conn| {
-            let open = sessions::table.find(id.as_str()).filter(sessions::ended_at.is_null());
-            let end = diesel::update(open).set(sessions::ended_at.eq(now.millis()));
-            let rows = on_backend!(conn, |c| end.execute(c)).map_err(StoreError::operation("ending a session"))?;
-            if rows == 1 {
-                append(conn, Target::Session(&id), Reason::SignedOut, now, now)?;
+            let open = sessions::table
+                .filter(sessions::cookie_digest.eq(cookie.as_bytes().as_slice()))
+                .filter(sessions::ended_at.is_null());
+            let end = diesel::update(open).set(sessions::ended_at.eq(now.millis())).returning(sessions::session_id);
+            let ended: Option<String> = on_backend!(conn, |c| end.get_result(c).optional())
+                .map_err(StoreError::operation("ending a session"))?;
+            match ended {
+                Some(id) => append(conn, Target::Session(&SessionId::from_stored(id)), Reason::SignedOut, now, now),
+                None => Ok(()),
             }
-            Ok(())
         })
         .await
     }

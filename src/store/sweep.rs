@@ -1,5 +1,7 @@
 //! Taking out what is dead, a little at a time, so that no request waits behind it.
 
+use std::time::Duration;
+
 use diesel::prelude::*;
 use diesel::sql_query;
 
@@ -12,6 +14,8 @@ use super::registry::changed;
 use super::schema::assertion_ids;
 use super::{Store, StoreError};
 
+/// Retired keys still read the ID tokens that come back as hints, as long as a session may last.
+const KEYS_KEPT: Duration = Duration::from_hours(24 * 400);
 /// Rows taken from one table in one transaction.
 const BATCH: i64 = 200;
 
@@ -45,7 +49,7 @@ impl Store {
             swept += self.write(move |conn| sweep_table(conn, table, key, before)).await?;
         }
         let keys = self.write(move |conn| {
-            let rows = sweep_table(conn, "signing_keys", "key_id", now)?;
+            let rows = sweep_table(conn, "signing_keys", "key_id", now.minus(KEYS_KEPT))?;
             if rows > 0 {
                 changed(conn)?;
             }

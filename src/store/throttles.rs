@@ -3,8 +3,6 @@
 //! come: past the limit a wrong one and a right one get the same answer, so that many at once are no more than many in a
 //! row and tell nothing.
 
-use std::time::Duration;
-
 use diesel::prelude::*;
 use diesel::upsert::excluded;
 
@@ -14,9 +12,6 @@ use crate::domain::throttle::Bucket;
 use super::conn::{Conn, on_backend};
 use super::schema::throttles;
 use super::{Store, StoreError};
-
-/// A count without a failure for so long is forgotten.
-const MEMORY: Duration = Duration::from_hours(24);
 
 fn find(conn: &mut Conn, bucket: &Bucket, now: UnixTime) -> Result<Option<(i64, i64)>, StoreError> {
     let query = throttles::table
@@ -44,6 +39,14 @@ pub(super) fn forgive(conn: &mut Conn, bucket: &Bucket) -> Result<(), StoreError
 }
 
 impl Store {
+    /// Forgets the wrong guesses at an account, from wherever they came.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn forget_failures(&self, account: Bucket) -> Result<(), StoreError> {
+        self.write(move |conn| forgive(conn, &account)).await
+    }
+
     /// When the next guess may be made, if one of these must wait.
     ///
     /// # Errors
@@ -64,12 +67,12 @@ impl Store {
             }
             for bucket in buckets {
                 let failures = find(conn, &bucket, now)?.map_or(0, |(failures, _)| failures) + 1;
-                let wait = bucket.wait_after(failures);
+                let (wait, memory) = (bucket.wait_after(failures), bucket.memory());
                 let row = (
                     throttles::bucket.eq(bucket.key),
                     throttles::failures.eq(failures),
                     throttles::retry_at.eq(now.plus(wait).millis()),
-                    throttles::expires_at.eq(now.plus(wait.max(MEMORY)).millis()),
+                    throttles::expires_at.eq(now.plus(wait.max(memory)).millis()),
                 );
                 let upsert =
                     diesel::insert_into(throttles::table).values(row).on_conflict(throttles::bucket).do_update().set((

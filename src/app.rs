@@ -48,10 +48,25 @@ pub enum AppError {
     Outbound(#[from] OutboundError),
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
-    #[error("{address}: cannot listen there: {source}")]
+    #[error("{address}: cannot listen there: {}", bind_advice(source))]
     Bind { address: std::net::SocketAddr, source: std::io::Error },
     #[error("serving failed")]
     Serve(#[source] std::io::Error),
+}
+
+/// What to do about an address that cannot be had.
+fn bind_advice(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            "another program does already; stop it, or set `listen` (COUNTERSIGN_LISTEN=127.0.0.1:8081)".to_owned()
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            "ports below 1024 need the capability CAP_NET_BIND_SERVICE (`setcap cap_net_bind_service=+ep`, or \
+             AmbientCapabilities= of systemd)"
+                .to_owned()
+        }
+        _ => error.to_string(),
+    }
 }
 
 /// Opens the database where the configuration says, making the directories around it.
@@ -117,6 +132,10 @@ fn start_logging(config: &Config) {
 }
 
 async fn run(config: Config) -> Result<(), AppError> {
+    // Seen first: what is shown once must not be shown by a start that fails.
+    let address = config.listen;
+    let refused = |source| AppError::Bind { address, source };
+    drop(std::net::TcpListener::bind(address).map_err(refused)?);
     let store = open_store(&config)?;
     let _serving = Store::lock_for_serving(&config.database_url)?;
     store.wait_at_most(DATABASE_WAIT).await?;
@@ -141,6 +160,7 @@ async fn run(config: Config) -> Result<(), AppError> {
     let (demo, welcome) = if ctx.config.development {
         development::prepare(&ctx).await.map(|(demo, welcome)| (Some(web::Data::new(demo)), welcome))?
     } else {
+        development::warn_of_leftovers(&ctx);
         (None, format!("Countersign is serving {} on {}", ctx.issuer(), ctx.config.listen))
     };
     actix_web::rt::spawn(delivery::watch_registry(Arc::clone(&ctx)));
@@ -158,15 +178,28 @@ async fn run(config: Config) -> Result<(), AppError> {
     .client_request_timeout(HEADER_TIMEOUT)
     .keep_alive(KEEP_ALIVE)
     .max_connections(MAX_CONNECTIONS)
-    .shutdown_timeout(DRAIN_SECONDS);
-    let address = ctx.config.listen;
+    .shutdown_timeout(DRAIN_SECONDS)
+    .shutdown_signal(told_to_stop()?);
     let bound = match &ctx.config.tls {
         Some(files) => server.bind_rustls_0_23(address, tls::server_config(files)?),
         None => server.bind(address),
     };
-    let server = bound.map_err(|source| AppError::Bind { address, source })?.run();
+    let server = bound.map_err(refused)?.run();
     announce(&welcome);
     server.await.map_err(AppError::Serve)
+}
+
+/// SIGTERM or SIGINT: either way what runs is finished. Actix by itself would cut it off at the second.
+fn told_to_stop() -> Result<impl Future<Output = ()> + Send + 'static, AppError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).map_err(AppError::Serve)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(AppError::Serve)?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 /// What the person who started it must read, log level or not. Nobody may be there to read it.

@@ -20,6 +20,16 @@ use crate::store::NewUser;
 
 const DEMO_NAME: &str = "Countersign demo";
 
+/// A folder that was made in development mode holds accounts whose passwords were shown on a terminal.
+pub fn warn_of_leftovers(ctx: &Context) {
+    if ctx.registry().clients().any(|client| client.name() == DEMO_NAME) {
+        tracing::warn!(
+            "this data directory comes from development mode: the accounts demo and admin and the demo client are still \
+             there; disable them (countersign user disable demo), or start with an empty data_dir"
+        );
+    }
+}
+
 /// Makes what is missing. Gives the demo application, and what to tell the person who started the server.
 ///
 /// # Errors
@@ -37,9 +47,13 @@ pub async fn prepare(ctx: &Arc<Context>) -> Result<(Demo, String), AppError> {
          Open  {issuer}/demo  to sign in through a demo application, or  {issuer}/  for your account.\n"
     );
     if ctx.store.has_users().await? {
-        welcome.push_str(
-            "Sign in as before; `countersign user set-password demo --password-stdin` sets a new password.\n",
-        );
+        let least = ctx.config.password.min_length;
+        writeln!(
+            welcome,
+            "Sign in as before. This sets a new password ({least} characters or more):\n\n    \
+             read -rs P; printf %s \"$P\" | countersign user set-password demo --password-stdin"
+        )
+        .ok();
         return Ok((demo, welcome));
     }
     welcome.push_str("\nSign in as one of these. Their passwords are shown this once:\n\n");

@@ -44,8 +44,9 @@ impl ResolvesServerCert for Current {
 /// # Errors
 /// When the files do not hold a certificate and its key.
 pub fn server_config(files: &Tls) -> Result<ServerConfig, TlsError> {
+    let read_at = changed_at(files);
     let current = Arc::new(Current(ArcSwap::from_pointee(read(files)?)));
-    actix_web::rt::spawn(watch(files.clone(), Arc::clone(&current)));
+    actix_web::rt::spawn(watch(files.clone(), read_at, Arc::clone(&current)));
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     Ok(builder.map_err(TlsError::SetUp)?.with_no_client_auth().with_cert_resolver(current))
@@ -71,8 +72,8 @@ fn changed_at(files: &Tls) -> Option<(SystemTime, SystemTime)> {
 }
 
 /// Half a renewal (one file new, the other not) does not pair and is tried again; the old certificate serves meanwhile.
-async fn watch(files: Tls, current: Arc<Current>) {
-    let mut served = changed_at(&files);
+async fn watch(files: Tls, read_at: Option<(SystemTime, SystemTime)>, current: Arc<Current>) {
+    let mut served = read_at;
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let now = changed_at(&files);

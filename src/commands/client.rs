@@ -8,11 +8,12 @@ use clap::Subcommand;
 use countersign::crypto::opaque::ClientSecret;
 use countersign::domain::client::Client;
 use countersign::domain::ids::ClientId;
-use countersign::protocol::metadata::ClientMetadata;
+use countersign::protocol::metadata::{ClientMetadata, GrantType};
 use countersign::protocol::redirect_uri::RedirectUri;
 use secrecy::ExposeSecret as _;
 use serde_json::{Map, Value};
 
+use super::members::warn_of_unknown;
 use super::terminal::{deliver, pretty, print, print_json, read_object, table, warn};
 use super::{Context, parse_span};
 
@@ -36,6 +37,7 @@ pub enum ClientCommand {
         example "echo '{\"client_name\": \"Shop\", \"redirect_uris\": [\"https://shop.example.com/callback\"],\n  \
                  \x20     \"grant_types\": [\"authorization_code\", \"refresh_token\"]}' | countersign client create -"
     ))]
+    #[command(visible_alias = "add")]
     Create {
         /// The file with the JSON object; - for standard input
         #[arg(value_name = "FILE|-")]
@@ -73,6 +75,7 @@ pub enum ClientCommand {
         prints "that it is done",
         example "countersign client delete client_0f4c…"
     ))]
+    #[command(visible_aliases = ["remove", "rm"])]
     Delete {
         /// The client's identifier
         #[arg(value_name = "ID")]
@@ -101,6 +104,11 @@ fn keep_old(text: &str) -> Result<Duration, String> {
 }
 
 impl ClientCommand {
+    /// Whether it may be what begins a database.
+    pub fn creates(&self) -> bool {
+        matches!(self, Self::Create { .. })
+    }
+
     pub async fn run(self, ctx: Context) -> anyhow::Result<()> {
         match self {
             Self::Create { file } => create(&ctx, read_object(&file)?).await,
@@ -128,18 +136,23 @@ async fn find(ctx: &Context, id: &str) -> anyhow::Result<Client> {
 }
 
 async fn create(ctx: &Context, members: Map<String, Value>) -> anyhow::Result<()> {
+    // First, for an unknown member may be why a known one is missing.
+    warn_of_unknown(&members);
     let metadata = ClientMetadata::parse(&members).map_err(|error| match wrong_redirect_uri(&members) {
         Some(uri) => anyhow!("{uri:?}: {}", error.description),
         None => anyhow!(error.description),
     })?;
-    warn_of_what_is_ignored(&members, &metadata)?;
     warn_of_missing_resources(ctx, &metadata).await?;
     let secret = metadata.token_endpoint_auth_method.has_secret().then(ClientSecret::mint).transpose()?;
     let digest = secret.as_ref().map(ClientSecret::digest);
     let client = Client::new(ClientId::random(), metadata, digest, ctx.now);
     let response = registration(&client, secret.as_ref())?;
     let id = client.id.clone();
+    let unnamed = client.metadata.client_name.is_none() && client.metadata.grants(GrantType::AuthorizationCode);
     ctx.store.create_client(client).await?;
+    if unnamed {
+        warn(&format!("people will see the identifier {id}; give a client_name"));
+    }
     deliver(&pretty(&response)).with_context(|| {
         format!("client {id} is registered, but its answer was not delivered; delete it or rotate its secret")
     })
@@ -150,16 +163,6 @@ fn wrong_redirect_uri(members: &Map<String, Value>) -> Option<&str> {
     let lists =
         ["redirect_uris", "post_logout_redirect_uris"].into_iter().filter_map(|name| members.get(name)?.as_array());
     lists.flatten().filter_map(Value::as_str).find(|uri| RedirectUri::parse(uri).is_err())
-}
-
-/// Names what was given and is not registered. Empty lists are the same as none.
-fn warn_of_what_is_ignored(members: &Map<String, Value>, metadata: &ClientMetadata) -> anyhow::Result<()> {
-    let kept = serde_json::to_value(metadata)?;
-    let empty = |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty);
-    for (name, _) in members.iter().filter(|(name, value)| !empty(value) && kept.get(name.as_str()).is_none()) {
-        warn(&format!("`{name}` is not a member that we know; it was ignored"));
-    }
-    Ok(())
 }
 
 async fn warn_of_missing_resources(ctx: &Context, metadata: &ClientMetadata) -> anyhow::Result<()> {

@@ -17,6 +17,7 @@ macro_rules! manual {
 
 mod client;
 mod key;
+mod members;
 mod resource;
 mod terminal;
 mod user;
@@ -25,6 +26,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::bail;
 use clap::{Parser, Subcommand};
 use countersign::app;
 use countersign::clock::{Clock, UnixTime};
@@ -32,7 +34,7 @@ use countersign::config::{self, Config, DEFAULT_FILE, DatabaseUrl, KeySource};
 use countersign::store::Store;
 
 pub use terminal::complain;
-use terminal::{fields, print};
+use terminal::{fields, note, print};
 
 /// Countersign, an OAuth 2 / OpenID Connect identity provider
 ///
@@ -114,8 +116,9 @@ enum DbCommand {
     /// Make the database or bring it up to date
     ///
     /// Makes the data directory and the database where there are none and runs the migrations that are missing. The
-    /// server and every other command do the same at their start; this is for doing it apart, before an upgrade's first
-    /// start for example. Runs twice without harm. A database of a newer version is left alone and is an error.
+    /// server does the same at its start, and so do `user create`, `client create` and `resource create`; the other
+    /// commands bring up to date what is there. This is for doing it apart, before an upgrade's first start for
+    /// example. Runs twice without harm. A database of a newer version is left alone and is an error.
     #[command(after_long_help = manual!(
         prints "which database is up to date",
         example "countersign db migrate --config /etc/countersign/countersign.toml"
@@ -136,10 +139,10 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         None | Some(Command::Serve) => Ok(app::serve(config)?),
         Some(Command::Config(ConfigCommand::Check)) => check(&config, cli.config.as_deref()),
-        Some(Command::User(command)) => with_store(config, |ctx| command.run(ctx)),
-        Some(Command::Client(command)) => with_store(config, |ctx| command.run(ctx)),
-        Some(Command::Resource(command)) => with_store(config, |ctx| command.run(ctx)),
-        Some(Command::Key(command)) => with_store(config, |ctx| command.run(ctx)),
+        Some(Command::User(command)) => with_store(config, command.creates(), |ctx| command.run(ctx)),
+        Some(Command::Client(command)) => with_store(config, command.creates(), |ctx| command.run(ctx)),
+        Some(Command::Resource(command)) => with_store(config, command.creates(), |ctx| command.run(ctx)),
+        Some(Command::Key(command)) => with_store(config, false, |ctx| command.run(ctx)),
         Some(Command::Db(DbCommand::Migrate)) => {
             app::open_store(&config)?;
             print(&format!("{} is up to date.", database(&config)))
@@ -147,13 +150,35 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
+/// An empty database has nothing to show or to change: only a command that `creates` makes one, and says so, for it may
+/// be that the server's is elsewhere.
 fn with_store<F: Future<Output = anyhow::Result<()>>>(
     config: Config,
+    creates: bool,
     command: impl FnOnce(Context) -> F,
 ) -> anyhow::Result<()> {
+    let missing = missing_database(&config)?;
+    if let Some(path) = missing.as_ref().filter(|_| !creates) {
+        bail!(
+            "there is no database at {}; run this where the server runs, name its configuration by --config, or make \
+             one with countersign db migrate",
+            path.display()
+        );
+    }
     let store = app::open_store(&config)?;
+    if let Some(path) = missing {
+        note(&format!("made a new database at {}", path.display()));
+    }
     let now = Clock::System.now();
     actix_web::rt::System::new().block_on(command(Context { config, store, now }))
+}
+
+/// Where the database would be that is not there. What cannot be looked at is for opening it to complain of.
+fn missing_database(config: &Config) -> std::io::Result<Option<PathBuf>> {
+    match &config.database_url {
+        DatabaseUrl::Sqlite(path) if matches!(path.try_exists(), Ok(false)) => std::path::absolute(path).map(Some),
+        _ => Ok(None),
+    }
 }
 
 fn database(config: &Config) -> String {
@@ -189,14 +214,19 @@ fn check(config: &Config, file: Option<&Path>) -> anyhow::Result<()> {
     print(&format!("{verdict}\n{settings}"))
 }
 
+/// As one writes it: `30d`, not `30days`.
+fn span(span: Duration) -> String {
+    humantime::format_duration(span).to_string().replace("days", "d").replace("day", "d")
+}
+
 /// A span of time of whole seconds inside the range.
 fn parse_span(text: &str, range: &RangeInclusive<Duration>) -> Result<Duration, String> {
     let wanted = || {
-        let (least, most) = (humantime::format_duration(*range.start()), humantime::format_duration(*range.end()));
+        let (least, most) = (span(*range.start()), span(*range.end()));
         format!("write a span of whole seconds such as 90s, 10m or 1h, from {least} to {most}")
     };
-    let span = humantime::parse_duration(text).ok().filter(|span| span.subsec_nanos() == 0 && range.contains(span));
-    span.ok_or_else(wanted)
+    let given = humantime::parse_duration(text).ok().filter(|given| given.subsec_nanos() == 0 && range.contains(given));
+    given.ok_or_else(wanted)
 }
 
 #[cfg(test)]
@@ -236,7 +266,7 @@ mod tests {
         let range = Duration::from_secs(1)..=Duration::from_hours(24);
         assert_eq!(parse_span("10m", &range), Ok(Duration::from_mins(10)));
         for bad in ["", "10", "soon", "0s", "500ms", "25h", "-1s"] {
-            assert!(parse_span(bad, &range).is_err(), "{bad}");
+            assert!(parse_span(bad, &range).unwrap_err().ends_with("from 1s to 1d"), "{bad}");
         }
     }
 }

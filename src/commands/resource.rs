@@ -28,6 +28,7 @@ pub enum ResourceCommand {
         prints "that it is done",
         example "countersign resource create https://api.example.com --scope \"orders.read orders.write\""
     ))]
+    #[command(visible_alias = "add")]
     Create {
         /// An absolute URI without a fragment, such as `https://api.example.com`
         identifier: String,
@@ -80,6 +81,7 @@ pub enum ResourceCommand {
         prints "that it is done",
         example "countersign resource delete https://api.example.com"
     ))]
+    #[command(visible_aliases = ["remove", "rm"])]
     Delete {
         /// The resource's identifier
         identifier: String,
@@ -97,6 +99,11 @@ fn algorithm(text: &str) -> Result<SigningAlgorithm, String> {
 }
 
 impl ResourceCommand {
+    /// Whether it may be what begins a database.
+    pub fn creates(&self) -> bool {
+        matches!(self, Self::Create { .. })
+    }
+
     pub async fn run(self, ctx: Context) -> anyhow::Result<()> {
         match self {
             Self::Create {

@@ -46,6 +46,10 @@ pub fn warn(text: &str) {
     say(&format!("warning: {}", printable(text)));
 }
 
+pub fn note(text: &str) {
+    say(&format!("note: {}", printable(text)));
+}
+
 /// Says what went wrong: a line for each problem, its causes behind it.
 pub fn complain(error: &anyhow::Error) {
     match error.downcast_ref::<ConfigErrors>() {

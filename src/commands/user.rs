@@ -13,7 +13,7 @@ use countersign::store::{NewUser, Registered};
 use serde_json::{Map, Value, json};
 
 use super::Context;
-use super::terminal::{fields, pretty, print, print_json, read_object, read_password, table};
+use super::terminal::{fields, pretty, print, print_json, read_object, read_password, table, warn};
 
 #[derive(Subcommand)]
 pub enum UserCommand {
@@ -25,6 +25,7 @@ pub enum UserCommand {
         prints "the user's name and permanent identifier, which is `sub` in tokens",
         example "read -rs P; printf %s \"$P\" | countersign user create alice --email a@example.com --password-stdin"
     ))]
+    #[command(visible_alias = "add")]
     Create {
         /// What the person types to sign in
         name: String,
@@ -171,6 +172,11 @@ pub enum UserCommand {
 }
 
 impl UserCommand {
+    /// Whether it may be what begins a database.
+    pub fn creates(&self) -> bool {
+        matches!(self, Self::Create { .. })
+    }
+
     pub async fn run(self, ctx: Context) -> anyhow::Result<()> {
         match self {
             Self::Create { name, email, admin, .. } => create(&ctx, name, email, admin).await,
@@ -229,6 +235,16 @@ fn checked_email(email: Option<String>) -> anyhow::Result<Option<String>> {
     Ok(email)
 }
 
+/// Two people may share an address, and applications may not know that.
+async fn warn_of_shared_email(ctx: &Context, id: &UserId, email: Option<&str>) -> anyhow::Result<()> {
+    let Some(email) = email.map(str::to_lowercase) else { return Ok(()) };
+    let same = |user: &&User| user.id != *id && user.email.as_ref().is_some_and(|other| other.to_lowercase() == email);
+    for User { username, .. } in ctx.store.list_users().await?.iter().filter(same) {
+        warn(&format!("{username} has this e-mail address too; applications that match people by it will mix them up"));
+    }
+    Ok(())
+}
+
 async fn create(ctx: &Context, name: String, email: Option<String>, admin: bool) -> anyhow::Result<()> {
     let name = name.trim();
     check_name(name).map_err(|why| anyhow!("{name:?} cannot be a user name: {why}"))?;
@@ -243,10 +259,13 @@ async fn create(ctx: &Context, name: String, email: Option<String>, admin: bool)
         created_at: ctx.now,
         updated_at: ctx.now,
     };
-    let id = user.id.clone();
+    let (id, email) = (user.id.clone(), user.email.clone());
     let password_hash = new_password(ctx).await?;
     match ctx.store.create_user(NewUser { user, password_hash }).await? {
-        Registered::Done => print(&format!("Created user {name} with the identifier {id}.")),
+        Registered::Done => {
+            warn_of_shared_email(ctx, &id, email.as_deref()).await?;
+            print(&format!("Created user {name} with the identifier {id}."))
+        }
         Registered::Exists => {
             bail!("there is a user {name} already; `countersign user set-password` changes its password")
         }
@@ -294,7 +313,8 @@ async fn set_email(ctx: &Context, name: &str, email: Option<String>, verified: b
         Some(email) => format!("User {} has the e-mail address {email}.", user.username),
         None => format!("User {} has no e-mail address.", user.username),
     };
-    ensure!(ctx.store.set_email(user.id, email, verified, ctx.now).await?, unknown(name));
+    ensure!(ctx.store.set_email(user.id.clone(), email.clone(), verified, ctx.now).await?, unknown(name));
+    warn_of_shared_email(ctx, &user.id, email.as_deref()).await?;
     print(&done)
 }
 

@@ -18,8 +18,8 @@ pub enum CryptoError {
     Key { operation: &'static str, algorithm: &'static str, source: josekit::JoseError },
     #[error("there is no {0} signing key")]
     NoKey(&'static str),
-    #[error("a stored secret does not open with this key-encryption key; is it the key of another database?")]
-    Unseal,
+    #[error("a stored secret does not open with the key-encryption key in {0}; is it the key of another database?")]
+    Unseal(String),
     #[error("hashing a password failed")]
     Password(#[source] argon2::Error),
     #[error("a stored password hash is malformed")]

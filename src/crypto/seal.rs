@@ -19,7 +19,11 @@ use super::{CryptoError, random};
 const NONCE_LENGTH: usize = 12;
 
 /// The key-encryption key. Other secrets of the server are derived from it, each for one purpose.
-pub struct SealingKey(Zeroizing<[u8; 32]>);
+pub struct SealingKey {
+    key: Zeroizing<[u8; 32]>,
+    /// Where it was found.
+    place: String,
+}
 
 impl SealingKey {
     /// Reads the key from where the configuration says; a key file that does not exist yet is made, with mode 0600.
@@ -28,7 +32,9 @@ impl SealingKey {
     /// When the file cannot be read or written, is open to others, or does not hold the base64 of 32 bytes.
     pub fn load(source: &KeySource) -> Result<Self, CryptoError> {
         match source {
-            KeySource::Inline(text) => Self::decode(text.expose_secret(), "COUNTERSIGN_KEY_ENCRYPTION_KEY"),
+            KeySource::Inline(text) => {
+                Self::decode(text.expose_secret(), "key_encryption_key (COUNTERSIGN_KEY_ENCRYPTION_KEY)")
+            }
             KeySource::File(path) => {
                 let shown = path.display().to_string();
                 let failed = |source| CryptoError::KeyFile { path: shown.clone(), source };
@@ -64,13 +70,13 @@ impl SealingKey {
     fn decode(text: &str, place: &str) -> Result<Self, CryptoError> {
         let mut key = Zeroizing::new([0; 32]);
         match STANDARD.decode_slice(text.trim(), key.as_mut_slice()) {
-            Ok(32) => Ok(Self(key)),
+            Ok(32) => Ok(Self { key, place: place.to_owned() }),
             _ => Err(CryptoError::KeyFormat(place.to_owned())),
         }
     }
 
     fn derive(&self, purpose: &str) -> Zeroizing<[u8; 32]> {
-        Zeroizing::new(keyed_hash(&self.0, purpose.as_bytes()))
+        Zeroizing::new(keyed_hash(&self.key, purpose.as_bytes()))
     }
 
     fn cipher(&self) -> Aes256Gcm {
@@ -96,17 +102,21 @@ impl SealingKey {
     pub fn seal(&self, label: &str, secret: &[u8]) -> Result<Vec<u8>, CryptoError> {
         let nonce: [u8; NONCE_LENGTH] = random()?;
         let payload = Payload { msg: secret, aad: label.as_bytes() };
-        let sealed = self.cipher().encrypt(Nonce::from_slice(&nonce), payload).map_err(|_aead| CryptoError::Unseal)?;
+        let sealed = self.cipher().encrypt(Nonce::from_slice(&nonce), payload).map_err(|_aead| self.refused())?;
         Ok([nonce.as_slice(), &sealed].concat())
     }
 
     /// # Errors
     /// When the value was sealed under another key or label, or was altered.
     pub fn open(&self, label: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
-        let (nonce, ciphertext) = sealed.split_at_checked(NONCE_LENGTH).ok_or(CryptoError::Unseal)?;
+        let (nonce, ciphertext) = sealed.split_at_checked(NONCE_LENGTH).ok_or_else(|| self.refused())?;
         let payload = Payload { msg: ciphertext, aad: label.as_bytes() };
         let opened = self.cipher().decrypt(Nonce::from_slice(nonce), payload);
-        opened.map(Zeroizing::new).map_err(|_aead| CryptoError::Unseal)
+        opened.map(Zeroizing::new).map_err(|_aead| self.refused())
+    }
+
+    fn refused(&self) -> CryptoError {
+        CryptoError::Unseal(self.place.clone())
     }
 }
 
@@ -116,11 +126,13 @@ mod tests {
 
     #[test]
     fn s112_a_sealed_secret_opens_under_its_own_key_and_label_only() {
-        let key = SealingKey(Zeroizing::new([1; 32]));
+        let of = |byte| SealingKey { key: Zeroizing::new([byte; 32]), place: "x.key".to_owned() };
+        let key = of(1);
         let sealed = key.seal("key a", b"secret").unwrap();
         assert_eq!(key.open("key a", &sealed).unwrap().as_slice(), b"secret");
         assert!(key.open("key b", &sealed).is_err());
-        assert!(SealingKey(Zeroizing::new([2; 32])).open("key a", &sealed).is_err());
+        let refused = of(2).open("key a", &sealed).unwrap_err().to_string();
+        assert!(refused.contains("x.key"), "{refused}");
         let mut altered = sealed;
         *altered.last_mut().unwrap() ^= 1;
         assert!(key.open("key a", &altered).is_err());

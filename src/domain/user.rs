@@ -92,10 +92,13 @@ impl User {
         }
     }
 
-    /// What the pages call this person.
+    /// What the pages call this person: their name, and the one that they type.
     #[must_use]
-    pub fn display_name(&self) -> &str {
-        self.claims.get("name").and_then(Value::as_str).unwrap_or(&self.username)
+    pub fn label(&self) -> String {
+        match self.claims.get("name").and_then(Value::as_str) {
+            Some(name) if name != self.username => format!("{name} ({})", self.username),
+            _ => self.username.clone(),
+        }
     }
 }
 

@@ -73,6 +73,10 @@ pub async fn authenticate(
     }
 }
 
+fn another_way(registered: AuthMethod) -> OAuthError {
+    OAuthError::invalid_client(format!("The client is registered for {}.", registered.as_str()))
+}
+
 fn check_secret(
     client: Arc<Client>,
     method: AuthMethod,
@@ -84,7 +88,7 @@ fn check_secret(
         return Ok(client);
     }
     if right {
-        return Err(OAuthError::invalid_client("The client is registered for another way of authentication."));
+        return Err(another_way(client.metadata.token_endpoint_auth_method));
     }
     Err(refused())
 }
@@ -98,7 +102,7 @@ async fn check_assertion(
     now: UnixTime,
 ) -> Result<(), OAuthError> {
     if client.metadata.token_endpoint_auth_method != AuthMethod::PrivateKeyJwt {
-        return Err(OAuthError::invalid_client("The client is registered for another way of authentication."));
+        return Err(another_way(client.metadata.token_endpoint_auth_method));
     }
     let typ = jws.header_str("typ").unwrap_or("JWT");
     let typ_fits = typ.eq_ignore_ascii_case("JWT") || typ.eq_ignore_ascii_case("client-authentication+jwt");

@@ -71,6 +71,8 @@ pub async fn sign_in(
         (verdict, credential, stored, fits)
     else {
         let blocked = ctx.store.record_failure(buckets, now).await?;
+        // Never the name as it was typed: it may be a password in the wrong field.
+        tracing::warn!(network = browser.network, slowed = blocked.is_some(), "a sign-in failed");
         return Ok(blocked.map_or(Outcome::Wrong, Outcome::Wait));
     };
     let owner = mark_owner(&name, rehashed.as_ref().unwrap_or(&verified_hash));
@@ -101,6 +103,7 @@ pub async fn sign_in(
     );
     match stored.await? {
         SignIn::Done => {
+            tracing::info!(user.id = %credential.user_id, network = browser.network, "signed in");
             let known = browser_mark(&ctx.known_browser_key, &owner)?;
             Ok(Outcome::SignedIn { cookie: cookie.reveal(), known })
         }

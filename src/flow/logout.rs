@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::clock::UnixTime;
 use crate::domain::client::Client;
 use crate::domain::session::SignedIn;
+use crate::protocol::authorization::shown;
 use crate::protocol::error::OAuthError;
 use crate::protocol::params::Params;
 
@@ -73,10 +74,11 @@ pub fn parse(ctx: &Context, params: &Params) -> Result<LogoutRequest, OAuthError
         {
             Some(Return { location: with_state(uri, params.get("state")) })
         }
-        (Some(_), Some(_)) => {
-            return Err(OAuthError::invalid_request(
-                "The `post_logout_redirect_uri` is not one that this application registered.",
-            ));
+        (Some(uri), Some(_)) => {
+            return Err(OAuthError::invalid_request(format!(
+                "The `post_logout_redirect_uri` {} is not one that this application registered; they are compared letter by letter.",
+                shown(uri)
+            )));
         }
         (Some(_), None) => {
             return Err(OAuthError::invalid_request(

@@ -68,7 +68,11 @@ impl Browser {
 /// When the database cannot be written.
 pub async fn end(ctx: &Context, browser: &Browser, now: UnixTime) -> Result<(), StoreError> {
     match browser.session {
-        Some(cookie) => ctx.store.end_session(cookie, now).await,
+        Some(cookie) => {
+            ctx.store.end_session(cookie, now).await?;
+            tracing::info!(network = browser.network, "signed out");
+            Ok(())
+        }
         None => Ok(()),
     }
 }

@@ -2,9 +2,9 @@
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{
-    ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, LOCATION,
-    PRAGMA, REFERRER_POLICY, RETRY_AFTER, SET_COOKIE, STRICT_TRANSPORT_SECURITY, VARY, WWW_AUTHENTICATE,
-    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY,
+    CONTENT_TYPE, HeaderValue, LOCATION, PRAGMA, REFERRER_POLICY, RETRY_AFTER, SET_COOKIE, STRICT_TRANSPORT_SECURITY,
+    VARY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use askama::Template;
@@ -99,6 +99,8 @@ pub fn allow_origin(mut response: HttpResponse, origin: Option<&str>) -> HttpRes
     response.headers_mut().insert(VARY, HeaderValue::from_static("Origin"));
     if let Some(Ok(origin)) = origin.map(HeaderValue::from_str) {
         response.headers_mut().insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        let readable = HeaderValue::from_static("WWW-Authenticate, Retry-After");
+        response.headers_mut().insert(ACCESS_CONTROL_EXPOSE_HEADERS, readable);
     }
     response
 }
@@ -229,9 +231,9 @@ pub fn error_page(error: &OAuthError, https: bool) -> HttpResponse {
 pub fn flow_gone(https: bool) -> HttpResponse {
     let body = ErrorPage {
         title: "This sign-in has ended",
-        what: "It was finished already, took longer than half an hour, or was started in another browser.",
+        what: "It was finished already, took longer than half an hour, was started in another browser, or this browser keeps no cookies for this site.",
         why: None,
-        next: "Go back to the application and sign in again.",
+        next: "Make sure that cookies are allowed for this site, then go back to the application and sign in again.",
         code: None,
         link: Some(Link { href: "/".to_owned(), label: "Go to your account".to_owned() }),
     };

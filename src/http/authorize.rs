@@ -42,7 +42,12 @@ async fn answer(request: &HttpRequest, ctx: &Context, params: &Params) -> HttpRe
         Ok((Outcome::Interact(flow), browser)) => {
             with_browser_cookie(see_other(&format!("/flow/{}", flow.expose_secret()), https), &browser, https)
         }
-        Err(AuthorizeError::Page(error)) => error_page(&error, https),
+        Err(AuthorizeError::Page(error)) => {
+            if let Some(client) = params.get("client_id").and_then(|id| ctx.registry.load().client(id).cloned()) {
+                tracing::info!(client.id = %client.id, error = error.code.as_str(), "an authorization request was refused: {}", error.description.escape_debug());
+            }
+            error_page(&error, https)
+        }
         Err(AuthorizeError::Redirect(response, error)) => refuse(&response, &error, https),
     }
 }

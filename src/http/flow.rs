@@ -89,6 +89,14 @@ pub async fn get(request: HttpRequest, ctx: web::Data<Context>, id: web::Path<St
     }
 }
 
+/// The address of a form, opened like a page (a reload, an old tab): the flow goes on where it is.
+pub async fn back(ctx: web::Data<Context>, id: web::Path<String>) -> HttpResponse {
+    match FlowId::parse(&id) {
+        Some(_) => see_other(&format!("/flow/{id}"), ctx.config.issuer.is_https()),
+        None => flow_gone(ctx.config.issuer.is_https()),
+    }
+}
+
 /// Shows the page that comes next, or sends the browser on when there is none.
 async fn show(ctx: &Context, visit: &Visit, notice: &Notice<'_>) -> HttpResponse {
     let https = ctx.config.issuer.is_https();
@@ -110,7 +118,8 @@ async fn show(ctx: &Context, visit: &Visit, notice: &Notice<'_>) -> HttpResponse
             page(&LoginPage { flow_id: &visit.id, csrf: &csrf, client_name, username, error, wait }, &options)
         }
         (Step::Reauthenticate, Some(signed_in)) => {
-            let account_name = signed_in.user.display_name();
+            // The name that is typed: password managers go by it.
+            let account_name = signed_in.user.username.as_str();
             let Notice { error, wait, .. } = *notice;
             let other_account = true;
             let body =
@@ -118,7 +127,7 @@ async fn show(ctx: &Context, visit: &Visit, notice: &Notice<'_>) -> HttpResponse
             page(&body, &options)
         }
         (Step::SelectAccount, Some(signed_in)) => {
-            let (account_name, account_email) = (signed_in.user.display_name(), signed_in.user.email.as_deref());
+            let (account_name, account_email) = (&signed_in.user.label(), signed_in.user.email.as_deref());
             page(&SelectPage { flow_id: &visit.id, csrf: &csrf, client_name, account_name, account_email }, &options)
         }
         (Step::Consent(asked), Some(signed_in)) => {
@@ -134,7 +143,7 @@ async fn show(ctx: &Context, visit: &Visit, notice: &Notice<'_>) -> HttpResponse
                 client_uri: client.metadata.client_uri.as_deref(),
                 policy_uri: client.metadata.policy_uri.as_deref(),
                 tos_uri: client.metadata.tos_uri.as_deref(),
-                account_name: signed_in.user.display_name(),
+                account_name: &signed_in.user.label(),
                 scopes: in_plain_words(ctx, asked),
                 resources: resources(ctx, asked),
                 offline_access: asked.scope.contains(OFFLINE_ACCESS),

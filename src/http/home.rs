@@ -1,5 +1,6 @@
 //! The signed-in home, and signing out there.
 
+use actix_web::http::header::HOST;
 use actix_web::{HttpRequest, HttpResponse, web};
 use secrecy::ExposeSecret as _;
 
@@ -14,6 +15,11 @@ use super::authorize::with_browser_cookie;
 use super::pages::{HomePage, Link, LogoutDonePage};
 use super::request::{CookieNames, PageForm, browser, is_own_form};
 
+/// The address of a form, opened like a page.
+pub async fn back(ctx: web::Data<Context>) -> HttpResponse {
+    see_other("/", ctx.config.issuer.is_https())
+}
+
 /// What the form token of signing out is bound to.
 pub const SIGN_OUT: &str = "sign-out";
 
@@ -23,6 +29,11 @@ pub async fn get(request: HttpRequest, ctx: web::Data<Context>) -> HttpResponse 
 
 async fn answer(request: &HttpRequest, ctx: &Context) -> Result<HttpResponse, OAuthError> {
     let https = ctx.config.issuer.is_https();
+    // http://127.0.0.1 is not http://localhost to a browser: it would keep two sets of cookies.
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    if ctx.config.development && host.is_some_and(|host| host != ctx.config.issuer.url().authority()) {
+        return Ok(see_other(&ctx.config.issuer.at("/"), https));
+    }
     let browser = browser(request, ctx)?;
     let now = ctx.now();
     let Some(signed_in) = current(ctx, &browser, now).await? else {
@@ -34,7 +45,7 @@ async fn answer(request: &HttpRequest, ctx: &Context) -> Result<HttpResponse, OA
         ctx.config.development.then(|| Link { href: "/demo".to_owned(), label: "Try the demo application".to_owned() });
     let body = HomePage {
         csrf: &browser.csrf(SIGN_OUT),
-        account_name: signed_in.user.display_name(),
+        account_name: &signed_in.user.label(),
         account_email: signed_in.user.email.as_deref(),
         is_admin: signed_in.user.is_admin,
         links: demo.into_iter().collect(),

@@ -55,7 +55,7 @@ async fn answer(request: &HttpRequest, ctx: &Context, params: &Params, confirmed
                 let body = LogoutPage {
                     action: "/logout/confirm",
                     csrf: &browser.csrf(SIGN_OUT),
-                    account_name: signed_in.user.display_name(),
+                    account_name: &signed_in.user.label(),
                     client_name: checked.client.as_ref().map(|client| client.name()),
                     fields: carried.collect(),
                 };

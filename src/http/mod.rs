@@ -83,24 +83,46 @@ pub fn routes(config: &mut ServiceConfig) {
                 .default_service(refuse!("GET, POST")),
         )
         .service(
-            web::resource("/logout/confirm").route(web::post().to(logout::confirm)).default_service(refuse!("POST")),
+            web::resource("/logout/confirm")
+                .route(web::post().to(logout::confirm))
+                .route(web::get().to(home::back))
+                .default_service(refuse!("GET, POST")),
         )
         .service(
             web::scope("/flow/{id}")
                 .service(web::resource("").route(web::get().to(flow::get)).default_service(refuse!("GET")))
                 .service(
-                    web::resource("/sign-in").route(web::post().to(flow::sign_in)).default_service(refuse!("POST")),
+                    web::resource("/sign-in")
+                        .route(web::post().to(flow::sign_in))
+                        .route(web::get().to(flow::back))
+                        .default_service(refuse!("GET, POST")),
                 )
                 .service(
-                    web::resource("/account").route(web::post().to(flow::account)).default_service(refuse!("POST")),
+                    web::resource("/account")
+                        .route(web::post().to(flow::account))
+                        .route(web::get().to(flow::back))
+                        .default_service(refuse!("GET, POST")),
                 )
                 .service(
-                    web::resource("/consent").route(web::post().to(flow::consent)).default_service(refuse!("POST")),
+                    web::resource("/consent")
+                        .route(web::post().to(flow::consent))
+                        .route(web::get().to(flow::back))
+                        .default_service(refuse!("GET, POST")),
                 )
-                .service(web::resource("/cancel").route(web::post().to(flow::cancel)).default_service(refuse!("POST"))),
+                .service(
+                    web::resource("/cancel")
+                        .route(web::post().to(flow::cancel))
+                        .route(web::get().to(flow::back))
+                        .default_service(refuse!("GET, POST")),
+                ),
         )
         .service(web::resource("/").route(web::get().to(home::get)).default_service(refuse!("GET")))
-        .service(web::resource("/sign-out").route(web::post().to(home::sign_out)).default_service(refuse!("POST")))
+        .service(
+            web::resource("/sign-out")
+                .route(web::post().to(home::sign_out))
+                .route(web::get().to(home::back))
+                .default_service(refuse!("GET, POST")),
+        )
         .service(web::resource("/static/{file}").route(web::get().to(statics::get)).default_service(refuse!("GET")))
         .service(web::resource("/favicon.ico").route(web::get().to(statics::favicon)).default_service(refuse!("GET")))
         .service(web::resource("/health/live").route(web::get().to(health::live)).default_service(refuse!("GET")))
@@ -110,14 +132,15 @@ pub fn routes(config: &mut ServiceConfig) {
 
 /// The demo relying party; development mode only.
 pub fn demo_routes(config: &mut ServiceConfig) {
+    let form = |path: &str| web::resource(path).route(web::get().to(demo::back));
     config
         .service(web::resource("/demo").route(web::get().to(demo::get)))
         .service(web::resource("/demo/sign-in").route(web::get().to(demo::sign_in)))
         .service(web::resource("/demo/callback").route(web::get().to(demo::callback)))
         .service(web::resource("/demo/tokens").route(web::get().to(demo::tokens)))
-        .service(web::resource("/demo/refresh").route(web::post().to(demo::refresh)))
-        .service(web::resource("/demo/userinfo").route(web::post().to(demo::userinfo)))
-        .service(web::resource("/demo/revoke").route(web::post().to(demo::revoke)))
-        .service(web::resource("/demo/sign-out").route(web::post().to(demo::sign_out)))
+        .service(form("/demo/refresh").route(web::post().to(demo::refresh)))
+        .service(form("/demo/userinfo").route(web::post().to(demo::userinfo)))
+        .service(form("/demo/revoke").route(web::post().to(demo::revoke)))
+        .service(form("/demo/sign-out").route(web::post().to(demo::sign_out)))
         .service(web::resource("/demo/signed-out").route(web::get().to(demo::signed_out)));
 }

@@ -14,8 +14,13 @@ use super::answer::{allow_origin, json_error, private_json};
 use super::request::{Form, authorization, claimed_client, readable_by};
 
 pub async fn post(request: HttpRequest, ctx: web::Data<Context>, Form(params): Form) -> HttpResponse {
-    let response = answer(&request, &ctx, &params).await.unwrap_or_else(|error| json_error(&error));
     let claimed = claimed_client(authorization(&request).ok().flatten(), &params);
+    let response = answer(&request, &ctx, &params).await.unwrap_or_else(|error| {
+        if let Some(client) = claimed.as_deref().and_then(|id| ctx.registry.load().client(id).cloned()) {
+            tracing::info!(client.id = %client.id, error = error.code.as_str(), "a token request was refused: {}", error.description);
+        }
+        json_error(&error)
+    });
     allow_origin(response, readable_by(&request, &ctx, claimed.as_deref()))
 }
 

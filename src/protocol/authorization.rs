@@ -36,10 +36,11 @@ impl ResponseTarget {
         let requested = params.get("redirect_uri");
         let redirect_uri = match (requested, client.redirect_uris.as_slice()) {
             (Some(requested), _) if client.match_redirect_uri(requested).is_some() => requested.to_owned(),
-            (Some(_), _) => {
-                return Err(OAuthError::invalid_request(
-                    "The `redirect_uri` is not one that this application registered.",
-                ));
+            (Some(requested), _) => {
+                return Err(OAuthError::invalid_request(format!(
+                    "The `redirect_uri` {} is not one that this application registered; they are compared letter by letter.",
+                    shown(requested)
+                )));
             }
             // RFC 6749 section 3.1.2.3; an OpenID Connect request must always name it (Core section 3.1.2.1).
             (None, [only]) if !asks_openid(params) => only.as_str().to_owned(),
@@ -70,6 +71,12 @@ impl ResponseTarget {
         let description = error.description.clone().into_owned();
         self.respond(issuer, vec![("error", error.code.as_str().to_owned()), ("error_description", description)])
     }
+}
+
+/// An address as an error may repeat it: without its query, and not at length.
+#[must_use]
+pub fn shown(address: &str) -> String {
+    address.split(['?', '#']).next().unwrap_or_default().chars().take(200).collect()
 }
 
 fn asks_openid(params: &Params) -> bool {

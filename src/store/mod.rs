@@ -64,10 +64,14 @@ pub enum StoreError {
     NewerSchema(String),
     #[error("SQLite {0} is too old; 3.53.2 or newer is needed")]
     OldSqlite(String),
-    #[error("{0}: another Countersign is serving this database")]
+    #[error("{0}: another Countersign is serving this database; stop it, or give this one a data_dir of its own")]
     Locked(PathBuf),
     #[error("{path}: {source}")]
     File { path: PathBuf, source: std::io::Error },
+    #[error("{path}: cannot be written by this user ({why})")]
+    NotWritable { path: PathBuf, why: String },
+    #[error("{0}: is not a database; restore it from a backup, or name another by data_dir or database_url")]
+    NotADatabase(PathBuf),
     #[error("a stored {what} does not read back: {detail}")]
     Corrupt { what: &'static str, detail: String },
     #[error("PostgreSQL is not supported by this version")]
@@ -77,6 +81,31 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Says whose place it is that the system refuses: the file's, or the folder's where there is no file yet.
+    fn file(path: &Path, source: std::io::Error) -> Self {
+        use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+        if !matches!(source.kind(), PermissionDenied | ReadOnlyFilesystem) {
+            return Self::File { path: path.to_owned(), source };
+        }
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let refused = if path.symlink_metadata().is_ok() { path } else { folder };
+        let text = source.to_string();
+        let why = text.split(" (os error").next().unwrap_or_default().to_owned();
+        Self::NotWritable { path: refused.to_owned(), why }
+    }
+
+    /// SQLite looks at what is in the file when the first statement needs it.
+    fn unless_not_a_database(self, path: &Path) -> Self {
+        match &self {
+            Self::Operation { source: diesel::result::Error::DatabaseError(_, info), .. }
+                if info.message() == "file is not a database" =>
+            {
+                Self::NotADatabase(path.to_owned())
+            }
+            _ => self,
+        }
+    }
+
     /// Names the operation that failed.
     pub(crate) fn operation(operation: &'static str) -> impl FnOnce(diesel::result::Error) -> Self {
         move |source| Self::Operation { operation, source }
@@ -124,7 +153,7 @@ impl Store {
         // One at a time: a command may be started while the server makes its first start.
         let _migrating = lock(path, "migrate", true)?;
         make_private(path)?;
-        let mut writer = Conn::open_sqlite(&text)?;
+        let mut writer = Conn::open_sqlite(&text).map_err(|error| error.unless_not_a_database(path))?;
         check_sqlite(&mut writer)?;
         migrate(&mut writer)?;
         let text = text.into_owned();
@@ -182,15 +211,17 @@ impl Store {
 fn make_private(path: &Path) -> Result<(), StoreError> {
     use std::os::unix::fs::OpenOptionsExt as _;
     let opened = File::options().create(true).truncate(false).write(true).mode(0o600).open(path);
-    opened.map(drop).map_err(|source| StoreError::File { path: path.to_owned(), source })
+    opened.map(drop).map_err(|source| StoreError::file(path, source))
 }
 
+/// The lock files are their owner's alone as well: who can open one can hold up the server.
 fn lock(database: &Path, purpose: &str, wait: bool) -> Result<File, StoreError> {
+    use std::os::unix::fs::OpenOptionsExt as _;
     let mut path = database.as_os_str().to_owned();
     path.push(format!(".{purpose}.lock"));
     let path = PathBuf::from(path);
-    let failed = |source| StoreError::File { path: path.clone(), source };
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    let failed = |source| StoreError::file(&path, source);
+    let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(failed)?;
     if wait {
         file.lock().map_err(failed)?;
         return Ok(file);

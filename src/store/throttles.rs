@@ -71,7 +71,8 @@ impl Store {
                 let row = (
                     throttles::bucket.eq(bucket.key),
                     throttles::failures.eq(failures),
-                    throttles::retry_at.eq(now.plus(wait).millis()),
+                    // Zero where nobody need wait: a request that read the clock a moment before is not held up.
+                    throttles::retry_at.eq(if wait.is_zero() { 0 } else { now.plus(wait).millis() }),
                     throttles::expires_at.eq(now.plus(wait.max(memory)).millis()),
                 );
                 let upsert =

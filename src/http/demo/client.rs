@@ -1,18 +1,20 @@
 //! The demo's side of OpenID Connect: what any application does with the `openidconnect` crate, over HTTP.
 
 use openidconnect::core::{
-    CoreAuthDisplay, CoreClaimName, CoreClaimType, CoreClient, CoreClientAuthMethod, CoreGrantType, CoreIdToken,
-    CoreJsonWebKey, CoreJweContentEncryptionAlgorithm, CoreJweKeyManagementAlgorithm, CoreRequestTokenError,
-    CoreResponseMode, CoreResponseType, CoreSubjectIdentifierType, CoreTokenResponse, CoreUserInfoClaims,
+    CoreAuthDisplay, CoreAuthPrompt, CoreClaimName, CoreClaimType, CoreClient, CoreClientAuthMethod, CoreGrantType,
+    CoreIdToken, CoreJsonWebKey, CoreJweContentEncryptionAlgorithm, CoreJweKeyManagementAlgorithm,
+    CoreRequestTokenError, CoreResponseMode, CoreResponseType, CoreSubjectIdentifierType, CoreTokenResponse,
+    CoreUserInfoClaims,
 };
 use openidconnect::http::{Request, StatusCode, header};
 use openidconnect::url::{ParseError, Url, form_urlencoded};
 use openidconnect::{
-    AccessToken, AdditionalProviderMetadata, AuthenticationFlow, AuthorizationCode, ClaimsVerificationError, ClientId,
-    ClientSecret, ConfigurationError, CsrfToken, DiscoveryError, EndSessionUrl, EndpointMaybeSet, EndpointNotSet,
-    EndpointSet, HttpRequest, HttpResponse, IssuerUrl, LogoutRequest, Nonce, NonceVerifier, OAuth2TokenResponse as _,
-    PkceCodeChallenge, PkceCodeVerifier, PostLogoutRedirectUrl, ProviderMetadata, RedirectUrl, RefreshToken,
-    RequestTokenError, RevocationUrl, Scope, SubjectIdentifier, TokenResponse as _, UserInfoError,
+    AccessToken, AdditionalProviderMetadata, AuthenticationFlow, AuthorizationCode, AuthorizationRequest,
+    ClaimsVerificationError, ClientId, ClientSecret, ConfigurationError, CsrfToken, DiscoveryError, EndSessionUrl,
+    EndpointMaybeSet, EndpointNotSet, EndpointSet, HttpRequest, HttpResponse, IssuerUrl, LogoutRequest, Nonce,
+    NonceVerifier, OAuth2TokenResponse as _, PkceCodeChallenge, PkceCodeVerifier, PostLogoutRedirectUrl,
+    ProviderMetadata, RedirectUrl, RefreshToken, RequestTokenError, RevocationUrl, Scope, SubjectIdentifier,
+    TokenResponse as _, UserInfoError,
 };
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
@@ -41,7 +43,10 @@ pub enum ClientError {
     OtherSubject,
     #[error("The provider gives no {0}.")]
     Missing(&'static str),
-    #[error("This answer belongs to no sign-in that was started in this browser. Start again.")]
+    #[error(
+        "This answer belongs to no sign-in that was started in this browser, or it was used already, or the server was \
+         restarted since."
+    )]
     Unasked,
     #[error("This answer comes from another provider than the one that was asked. Start again.")]
     OtherIssuer,
@@ -128,14 +133,15 @@ impl RelyingParty {
         Ok(CoreClient::from_provider_metadata(self.discover().await?, id, Some(secret)).set_redirect_uri(redirect_uri))
     }
 
-    /// Where to send the browser to sign in.
-    pub async fn begin(&self) -> Result<(Url, SignIn), ClientError> {
+    /// Where to send the browser to sign in, with what it must do there even when the person is signed in already.
+    pub async fn begin(&self, prompt: Option<CoreAuthPrompt>) -> Result<(Url, SignIn), ClientError> {
         let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
         let client = self.client().await?;
         let flow = AuthenticationFlow::<CoreResponseType>::AuthorizationCode;
         let request = client.authorize_url(flow, CsrfToken::new_random, Nonce::new_random);
         let scopes = SCOPES.map(|scope| Scope::new(scope.to_owned()));
-        let (address, state, nonce) = request.add_scopes(scopes).set_pkce_challenge(challenge).url();
+        let request = request.add_scopes(scopes).set_pkce_challenge(challenge);
+        let (address, state, nonce) = prompt.into_iter().fold(request, AuthorizationRequest::add_prompt).url();
         Ok((address, SignIn { state, nonce, verifier }))
     }
 

@@ -6,10 +6,12 @@ mod visitors;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use actix_web::http::header::{HOST, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use openidconnect::AuthorizationCode;
+use openidconnect::core::CoreAuthPrompt;
 use secrecy::SecretString;
 use serde_json::Value;
 use url::Url;
@@ -27,6 +29,7 @@ use visitors::{Holding, Message, Visitor, Visitors};
 
 /// What the form token of the demo is bound to.
 const PURPOSE: &str = "demo";
+const RESTARTED: &str = "The server was restarted, and the demo has forgotten its tokens. Sign in again.";
 
 /// The demo application and those who visit it. What it is told lives in memory alone.
 pub struct Demo {
@@ -61,6 +64,10 @@ impl Demo {
         self.visitors().find(self.cookie(request)).map(change)
     }
 
+    fn holds_tokens(&self, request: &HttpRequest) -> bool {
+        self.with(request, |visitor| visitor.holding.is_some()).unwrap_or(false)
+    }
+
     fn remember(&self, response: HttpResponse, id: &str) -> HttpResponse {
         let names = self.names();
         with_cookies(response, [names.set(names.demo, id, None)])
@@ -76,13 +83,37 @@ impl Demo {
             client_id: &self.provider.client_id,
             notice: message.and_then(Message::notice),
             error: message.and_then(Message::error),
-            has_tokens: self.with(request, |visitor| visitor.holding.is_some()).unwrap_or(false),
+            has_tokens: self.holds_tokens(request),
         };
         page(&body, &self.options())
     }
 
     fn failure_page(&self, request: &HttpRequest, error: &ClientError) -> HttpResponse {
         self.start_page(request, Some(&failed(error)))
+    }
+
+    /// Where to go instead when the browser calls this machine by another name than the issuer's, under which the sign-in
+    /// would come back to a browser without the cookie. A fixed address: nothing of the request is in it.
+    fn elsewhere(&self, request: &HttpRequest, path: &'static str) -> Option<HttpResponse> {
+        let host = request.uri().authority().map(|authority| authority.as_str().as_bytes());
+        let host = host.or_else(|| request.headers().get(HOST).map(HeaderValue::as_bytes))?;
+        let scheme = if self.https { "https" } else { "http" };
+        let called = Url::parse(&format!("{scheme}://{}", String::from_utf8_lossy(host)));
+        let ours = called.is_ok_and(|called| called.origin().ascii_serialization() == self.origin);
+        (!ours).then(|| see_other(&format!("{}{path}", self.provider.issuer), false))
+    }
+
+    /// The way on for somebody who wants to do something with tokens, and there are none.
+    fn without_tokens(&self, request: &HttpRequest) -> HttpResponse {
+        let forgotten = !self.cookie(request).is_empty() && self.with(request, |_| ()).is_none();
+        if !forgotten {
+            return see_other("/demo", false);
+        }
+        let id = self.visitors().welcome_back(RESTARTED);
+        match id {
+            Ok(id) => self.remember(see_other("/demo", false), &id),
+            Err(error) => self.failure_page(request, &error.into()),
+        }
     }
 
     /// Whether a form was sent from the demo's own page in this browser.
@@ -103,17 +134,37 @@ fn failed(error: &ClientError) -> Message {
 }
 
 pub async fn get(request: HttpRequest, demo: web::Data<Demo>) -> HttpResponse {
+    if let Some(elsewhere) = demo.elsewhere(&request, "/demo") {
+        return elsewhere;
+    }
     let message = demo.with(&request, |visitor| visitor.message.take()).flatten();
     demo.start_page(&request, message.as_ref())
 }
 
+/// The address of a form, opened like a page.
+pub async fn back() -> HttpResponse {
+    see_other("/demo", false)
+}
+
 pub async fn sign_in(request: HttpRequest, demo: web::Data<Demo>) -> HttpResponse {
+    if let Some(elsewhere) = demo.elsewhere(&request, "/demo/sign-in") {
+        return elsewhere;
+    }
     let begun = async {
-        let (address, sign_in) = demo.provider.begin().await?;
+        let (address, sign_in) = demo.provider.begin(prompt(request.query_string())).await?;
         let id = demo.visitors().begin(demo.cookie(&request), sign_in)?;
         Ok(demo.remember(see_other(address.as_str(), false), &id))
     };
     begun.await.unwrap_or_else(|error: ClientError| demo.failure_page(&request, &error))
+}
+
+/// What the page's links ask for; anything else is passed over.
+fn prompt(query: &str) -> Option<CoreAuthPrompt> {
+    match Params::parse(query.as_bytes()).ok()?.get("prompt")? {
+        "login" => Some(CoreAuthPrompt::Login),
+        "select_account" => Some(CoreAuthPrompt::SelectAccount),
+        _ => None,
+    }
 }
 
 pub async fn callback(request: HttpRequest, demo: web::Data<Demo>) -> HttpResponse {
@@ -127,7 +178,13 @@ pub async fn callback(request: HttpRequest, demo: web::Data<Demo>) -> HttpRespon
         let id = demo.visitors().admit(demo.cookie(&request), holding)?;
         Ok(demo.remember(see_other("/demo/tokens", false), &id))
     };
-    signed_in.await.unwrap_or_else(|error: ClientError| demo.failure_page(&request, &error))
+    signed_in.await.unwrap_or_else(|error: ClientError| {
+        if matches!(error, ClientError::Unasked) && demo.holds_tokens(&request) {
+            demo.with(&request, |visitor| visitor.message = Some(failed(&error)));
+            return see_other("/demo/tokens", false);
+        }
+        demo.failure_page(&request, &error)
+    })
 }
 
 /// Judges an authorization response, OpenID Connect Core section 3.1.2.7 and RFC 9207 section 2.4, and spends its code.
@@ -136,7 +193,7 @@ async fn exchange(request: &HttpRequest, demo: &Demo) -> Result<Tokens, ClientEr
     let params = params.and_then(|params| params.refuse_repeated().map(|()| params));
     let params = params.map_err(|error| ClientError::Unreadable(error.description.into_owned()))?;
     let state = params.get("state").unwrap_or_default();
-    let started = demo.with(request, |visitor| visitor.sign_in.take_if(|own| same_text(own.state.secret(), state)));
+    let started = demo.with(request, |visitor| visitor.take_sign_in(state));
     let started = started.flatten().ok_or(ClientError::Unasked)?;
     if params.get("iss") != Some(&demo.provider.issuer) {
         return Err(ClientError::OtherIssuer);
@@ -152,7 +209,7 @@ async fn exchange(request: &HttpRequest, demo: &Demo) -> Result<Tokens, ClientEr
 
 pub async fn tokens(request: HttpRequest, demo: web::Data<Demo>) -> HttpResponse {
     let held = demo.with(&request, |visitor| Some((visitor.holding.clone()?, visitor.message.take()))).flatten();
-    let Some((holding, message)) = held else { return see_other("/demo", false) };
+    let Some((holding, message)) = held else { return demo.without_tokens(&request) };
     let body = DemoTokensPage {
         csrf: &csrf_token(demo.cookie(&request), PURPOSE),
         account_name: &holding.account_name,
@@ -176,7 +233,7 @@ async fn act(
         return forged(demo.https);
     }
     let held = demo.with(request, |visitor| visitor.holding.clone()).flatten();
-    let Some(held) = held else { return see_other("/demo", false) };
+    let Some(held) = held else { return demo.without_tokens(request) };
     let outcome = action(&demo.provider, held).await;
     demo.with(request, |visitor| visitor.settle(outcome.map_err(|error| failed(&error))));
     see_other("/demo/tokens", false)
@@ -219,7 +276,7 @@ pub async fn sign_out(request: HttpRequest, demo: web::Data<Demo>, Form(form): F
         return forged(demo.https);
     }
     let held = demo.with(&request, |visitor| visitor.holding.take()).flatten();
-    let Some(held) = held else { return see_other("/demo", false) };
+    let Some(held) = held else { return demo.without_tokens(&request) };
     match demo.provider.end_session(&held.tokens).await {
         Ok((address, state)) => {
             demo.with(&request, |visitor| visitor.sign_out = Some(state));

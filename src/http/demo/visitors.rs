@@ -6,18 +6,21 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use openidconnect::CsrfToken;
 
+use crate::crypto::opaque::same_text;
 use crate::crypto::{CryptoError, random};
 
 use super::client::{SignIn, Tokens};
 
 /// A demo has few visitors; past this number the oldest is forgotten.
 const MAX_VISITORS: usize = 100;
+/// One for each tab; past this number the oldest is forgotten.
+const MAX_SIGN_INS: usize = 8;
 
 /// One browser.
 #[derive(Default)]
 pub struct Visitor {
-    /// The sign-in that was started last.
-    pub sign_in: Option<SignIn>,
+    /// The sign-ins under way, the oldest first.
+    sign_ins: VecDeque<SignIn>,
     /// The state of the sign-out that was started last.
     pub sign_out: Option<CsrfToken>,
     pub holding: Option<Holding>,
@@ -57,6 +60,19 @@ impl Message {
 }
 
 impl Visitor {
+    /// The sign-in that an answer belongs to, which is spent by it.
+    pub fn take_sign_in(&mut self, state: &str) -> Option<SignIn> {
+        let position = self.sign_ins.iter().position(|own| same_text(own.state.secret(), state))?;
+        self.sign_ins.remove(position)
+    }
+
+    fn start(&mut self, sign_in: SignIn) {
+        if self.sign_ins.len() >= MAX_SIGN_INS {
+            self.sign_ins.pop_front();
+        }
+        self.sign_ins.push_back(sign_in);
+    }
+
     /// Keeps what an action left, unless the person signed out meanwhile.
     pub fn settle(&mut self, outcome: Result<(Holding, &'static str), Message>) {
         self.message = Some(match outcome {
@@ -81,16 +97,22 @@ impl Visitors {
     /// A sign-in begins; the answer is what the cookie must be.
     pub fn begin(&mut self, id: &str, sign_in: SignIn) -> Result<String, CryptoError> {
         if let Some(visitor) = self.find(id) {
-            visitor.sign_in = Some(sign_in);
+            visitor.start(sign_in);
             return Ok(id.to_owned());
         }
-        self.add(Visitor { sign_in: Some(sign_in), ..Visitor::default() })
+        self.add(Visitor { sign_ins: VecDeque::from([sign_in]), ..Visitor::default() })
     }
 
-    /// A sign-in is complete; the visitor goes by a new id from here on.
+    /// Somebody comes back whom nothing here remembers; the answer is what the cookie must be.
+    pub fn welcome_back(&mut self, notice: &'static str) -> Result<String, CryptoError> {
+        self.add(Visitor { message: Some(Message::Notice(notice)), ..Visitor::default() })
+    }
+
+    /// A sign-in is complete; the visitor goes by a new id from here on, and other tabs may still finish theirs.
     pub fn admit(&mut self, id: &str, holding: Holding) -> Result<String, CryptoError> {
+        let sign_ins = self.find(id).map(|visitor| std::mem::take(&mut visitor.sign_ins)).unwrap_or_default();
         self.forget(id);
-        self.add(Visitor { holding: Some(holding), ..Visitor::default() })
+        self.add(Visitor { holding: Some(holding), sign_ins, ..Visitor::default() })
     }
 
     pub fn forget(&mut self, id: &str) {

@@ -353,3 +353,36 @@ fn a_consent_taken_back_ends_its_grants_and_is_asked_for_again() {
     browser.open(app.request().url()).is("consent-page");
     fails(&w.server, &["user", "revoke-consent", "ada", &app.id], "");
 }
+
+#[test]
+fn only_a_command_that_creates_makes_a_database_and_it_says_so() {
+    let server = TestServer::prepare(&[]);
+    let database = server.data_dir().join("countersign.db");
+    let place = database.to_str().unwrap();
+    for args in [&["user", "list"][..], &["client", "show", "x"], &["resource", "rm", "x"], &["key", "rotate"]] {
+        let complaint = fails(&server, args, "");
+        assert!(complaint.contains(&format!("there is no database at {place};")), "{complaint}");
+    }
+    assert!(!server.data_dir().exists());
+    let create = |name| {
+        let args = ["user", "add", name, "--email", "Shared@example.com", "--password-stdin"];
+        String::from_utf8(server.cli(&args, PASSWORD).stderr).unwrap()
+    };
+    assert_eq!(create("ada"), format!("note: made a new database at {place}\n"));
+    let warning = create("bob");
+    assert!(warning.starts_with("warning: ada has this e-mail address too;"), "{warning}");
+    for file in fs::read_dir(server.data_dir()).unwrap().map(Result::unwrap) {
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{file:?}");
+    }
+    let complaint = fails(&server, &["client", "create", "-"], r#"{"redirect_uri": ["https://x.example/"], "x": 1}"#);
+    let lines: Vec<_> = complaint.lines().collect();
+    assert_eq!(lines.len(), 3, "{complaint}");
+    assert!(lines.iter().any(|line| line.ends_with("did you mean `redirect_uris`?")), "{complaint}");
+    assert!(lines[2].starts_with("error: "), "{complaint}");
+    // A log of writes would mend it.
+    for file in fs::read_dir(server.data_dir()).unwrap() {
+        fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    fs::write(&database, "this was never a database, whatever the name of the file may say").unwrap();
+    assert!(fails(&server, &["user", "list"], "").contains("is not a database"));
+}

@@ -104,7 +104,7 @@ pub enum UserCommand {
     /// Take back what a user allowed an application
     ///
     /// The consent is forgotten and every grant under it ends: refresh tokens at once, access tokens at introspection
-    /// and UserInfo at once. The application must ask again.
+    /// and `UserInfo` at once. The application must ask again.
     #[command(after_long_help = manual!(
         prints "that it is done",
         example "countersign user revoke-consent alice client_0123456789abcdef0123456789abcdef"
@@ -112,7 +112,7 @@ pub enum UserCommand {
     RevokeConsent {
         /// The user's name
         name: String,
-        /// The application's client_id
+        /// The application's `client_id`
         client_id: String,
     },
     /// Give a user a new password

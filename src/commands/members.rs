@@ -55,24 +55,8 @@ impl<'de> Deserializer<'de> for Names<'_> {
 }
 
 fn meant(name: &str, known: &[&'static str]) -> Option<&'static str> {
-    let (steps, close) = known.iter().map(|known| (distance(name, known), *known)).min()?;
+    let (steps, close) = known.iter().map(|known| (strsim::levenshtein(name, known), *known)).min()?;
     (steps <= 2.max(name.len() / 6)).then_some(close)
-}
-
-/// Levenshtein's: the fewest characters to put in, take out or change.
-fn distance(from: &str, to: &str) -> usize {
-    let mut row: Vec<usize> = (0..=to.chars().count()).collect();
-    for (at, left) in from.chars().enumerate() {
-        let (mut diagonal, mut best) = (at, at + 1);
-        let mut next = vec![best];
-        for (right, &above) in to.chars().zip(row.iter().skip(1)) {
-            best = (diagonal + usize::from(left != right)).min(above + 1).min(best + 1);
-            diagonal = above;
-            next.push(best);
-        }
-        row = next;
-    }
-    row.last().copied().unwrap_or(0)
 }
 
 #[cfg(test)]

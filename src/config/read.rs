@@ -158,28 +158,12 @@ fn unknown(kind: &str, name: &str, separator: &str, known: &[String]) -> String 
     if !inside.is_empty() {
         return format!("is a section, not a {kind}; it holds {}", inside.join(", "));
     }
-    match known.iter().map(|key| (distance(name, key), key)).min() {
+    match known.iter().map(|key| (strsim::levenshtein(name, key), key)).min() {
         Some((steps, close)) if steps <= 2.max(name.len() / 6) => {
             format!("there is no such {kind}; did you mean {close}?")
         }
         _ => format!("there is no such {kind}; countersign.example.toml lists them all"),
     }
-}
-
-/// Levenshtein's: the fewest characters to put in, take out or change.
-fn distance(from: &str, to: &str) -> usize {
-    let mut row: Vec<usize> = (0..=to.chars().count()).collect();
-    for (at, left) in from.chars().enumerate() {
-        let (mut diagonal, mut best) = (at, at + 1);
-        let mut next = vec![best];
-        for (right, &above) in to.chars().zip(row.iter().skip(1)) {
-            best = (diagonal + usize::from(left != right)).min(above + 1).min(best + 1);
-            diagonal = above;
-            next.push(best);
-        }
-        row = next;
-    }
-    row.last().copied().unwrap_or(0)
 }
 
 fn wrong_type(value: &Value, wanted: &str) -> String {

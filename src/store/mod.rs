@@ -1,6 +1,7 @@
 //! The database. One method per operation of the product, each one transaction; nobody outside names diesel or a table.
 //! SQLite has one writing thread with group commit and a few readers; PostgreSQL, where it comes, a pool.
 
+mod access_tokens;
 mod conn;
 mod consents;
 mod executor;
@@ -29,7 +30,8 @@ use crate::config::DatabaseUrl;
 use conn::{Conn, on_backend};
 use executor::{Executor, Readers};
 
-pub use grants::{Exchange, NewGrant, Rotation, RotationRequest, TokenState};
+pub use access_tokens::TokenState;
+pub use grants::{Exchange, NewGrant, Rotation, RotationRequest};
 pub use registry::{Registered, RegistryRows};
 pub use sessions::{NewSession, SignIn};
 pub use users::{Credential, NewUser};

@@ -607,3 +607,14 @@ fn s105_broken_requests_are_refused_and_never_an_internal_error() {
         assert!((400..500).contains(&status), "{path}: {status}");
     }
 }
+
+#[test]
+fn what_is_kept_of_a_strangers_request_is_bounded() {
+    let w = world();
+    for (name, most) in [("state", 4096), ("nonce", 2048), ("login_hint", 2048), ("acr_values", 2048)] {
+        let fits = w.web.request().with(name, &"x".repeat(most));
+        w.browser().open(fits.url()).is("login-page");
+        let too_long = w.web.request().with(name, &"x".repeat(most + 1));
+        assert_eq!(w.browser().open(too_long.url()).error(), "invalid_request", "{name}");
+    }
+}

@@ -386,3 +386,32 @@ fn only_a_command_that_creates_makes_a_database_and_it_says_so() {
     fs::write(&database, "this was never a database, whatever the name of the file may say").unwrap();
     assert!(fails(&server, &["user", "list"], "").contains("is not a database"));
 }
+
+#[test]
+fn s93_the_database_and_its_neighbours_are_their_owners_alone() {
+    let w = World::new(&[]);
+    w.web.tokens(&w.browser(), "openid");
+    let files: Vec<_> = fs::read_dir(w.server.data_dir()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(files.iter().any(|file| file.to_string_lossy().ends_with(".db-wal")), "{files:?}");
+    for file in files {
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o077, 0, "{}", file.display());
+    }
+}
+
+#[test]
+fn an_account_that_must_wait_is_unlocked_from_the_command_line() {
+    let w = World::new(&[]);
+    let guess = |password: &str| {
+        let browser = w.browser();
+        browser.sign_in_as(&browser.open(w.web.request().url()), "ada", password)
+    };
+    // Enough that the wait is longer than a slow machine takes to come back.
+    let waits = (0..1000).any(|_| {
+        let page = guess("certainly not the password");
+        page.answer.status == 429 && page.answer.header("retry-after").parse::<u64>().is_ok_and(|seconds| seconds > 1)
+    });
+    assert!(waits);
+    assert_eq!(guess(PASSWORD).answer.status, 429);
+    w.server.cli_ok(&["user", "unlock", "ada"], "");
+    guess(PASSWORD).code();
+}

@@ -554,15 +554,6 @@ fn s102_bodies_are_judged_before_they_are_believed() {
 }
 
 #[test]
-fn s101_compressed_bodies_are_not_inflated() {
-    let w = world();
-    let request =
-        post(w.server.url("/token"), &[("grant_type", "client_credentials")]).header("content-encoding", "gzip");
-    let answer = send(w.machine.authenticated(request));
-    assert!(matches!(answer.status, 200 | 400 | 415), "{answer:?}");
-}
-
-#[test]
 fn other_methods_are_405() {
     let w = world();
     for path in ["/token", "/revoke", "/introspect"] {

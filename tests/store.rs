@@ -9,6 +9,7 @@ use countersign::clock::UnixTime;
 use countersign::config::{DatabaseUrl, KeySource};
 use countersign::crypto::opaque::{DerivedKey, Digest, FlowId, GrantSecret, SessionSecret};
 use countersign::crypto::seal::SealingKey;
+use countersign::domain::activity::{Event, Origin};
 use countersign::domain::client::Client;
 use countersign::domain::flow::{Destination, Flow, Progress};
 use countersign::domain::grant::{Grant, GrantDetails};
@@ -19,7 +20,7 @@ use countersign::domain::user::User;
 use countersign::protocol::metadata::ClientMetadata;
 use countersign::protocol::scope::Scope;
 use countersign::store::{
-    Exchange, NewGrant, NewSession, NewUser, Registered, Rotation, RotationRequest, SignIn, Store, StoreError,
+    Exchange, Failure, NewGrant, NewSession, NewUser, Registered, Rotation, RotationRequest, SignIn, Store, StoreError,
 };
 
 const NOW: UnixTime = UnixTime::from_seconds(1_700_000_000);
@@ -42,6 +43,10 @@ fn url(folder: &Path) -> DatabaseUrl {
 
 fn key() -> DerivedKey {
     SealingKey::load(&KeySource::Inline("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=".into())).unwrap().rotation_key()
+}
+
+fn origin() -> Origin {
+    Origin { address: "192.0.2.1".to_owned(), user_agent: "a browser".to_owned() }
 }
 
 fn new_user(name: &str) -> NewUser {
@@ -101,6 +106,7 @@ impl World {
         let new = NewSession {
             session,
             cookie: self.cookie,
+            origin: origin(),
             continues,
             replaces: None,
             verified_hash: "x".into(),
@@ -255,7 +261,7 @@ async fn s26_s76_what_ends_above_ends_below_and_stays_ended() {
     let mut world = World::new().await;
     let (bound, bound_grant) = world.refreshing("openid").await;
     let (offline, offline_grant) = world.refreshing("openid offline_access").await;
-    world.store.end_session(world.cookie, NOW).await.unwrap();
+    world.store.end_session(world.cookie, origin(), NOW).await.unwrap();
     assert!(matches!(world.rotate(&bound, 10, NOW).await.0, Rotation::Dead));
     assert!(!world.lives(&bound_grant).await && world.lives(&offline_grant).await);
     assert_eq!(world.sign_in(true).await, SignIn::Gone, "s74 an ended session does not go on");
@@ -298,20 +304,52 @@ async fn s25_a_restart_forgets_nothing() {
 async fn s55_many_guesses_at_once_are_no_more_than_many_in_a_row() {
     let mut world = World::new().await;
     let account = || vec![Bucket::account("ada", None)];
+    let user = world.user.clone();
+    let failure = || Failure { buckets: account(), account: Some(user.clone()), origin: origin() };
     for _ in 0..5 {
         assert_eq!(world.store.throttled_until(account(), NOW).await.unwrap(), None);
-        assert_eq!(world.store.record_failure(account(), NOW).await.unwrap(), None);
+        assert_eq!(world.store.record_failure(failure(), NOW).await.unwrap(), None);
     }
     let until = NOW.plus(Duration::from_secs(1));
     assert_eq!(world.store.throttled_until(account(), NOW).await.unwrap(), Some(until));
     assert_eq!(world.sign_in(true).await, SignIn::Blocked(until), "a right guess among them does not get in");
     assert_eq!(
-        world.store.record_failure(account(), NOW).await.unwrap(),
+        world.store.record_failure(failure(), NOW).await.unwrap(),
         Some(until),
         "nor does a wrong one look different"
     );
     let reopened = Store::open(&world.url).unwrap();
     assert!(reopened.throttled_until(account(), NOW).await.unwrap().is_some());
+}
+
+async fn events(world: &World) -> Vec<Event> {
+    let listed = world.store.list_activity(world.user.clone(), 1000).await.unwrap();
+    listed.into_iter().map(|activity| activity.event).collect()
+}
+
+#[actix_web::test]
+async fn s111_what_happens_to_an_account_is_noted_with_the_fact_and_bounded() {
+    let mut world = World::new().await;
+    let noted = world.store.list_activity(world.user.clone(), 10).await.unwrap();
+    let signed_in = noted.iter().find(|activity| activity.event == Event::SignedIn).unwrap();
+    assert_eq!((noted.len(), &signed_in.origin), (2, &origin()), "World::new created the account and signed in");
+    // A transaction that stores nothing notes nothing.
+    world.store.set_password(world.user.clone(), "y".into(), true, NOW).await.unwrap();
+    assert_eq!(world.sign_in(true).await, SignIn::Gone);
+    let mut expected = events(&world).await;
+    expected.sort_by_key(|event| event.as_str());
+    assert_eq!(expected, [Event::AccountCreated, Event::PasswordChanged, Event::SignedIn]);
+    // Guesses push out guesses alone.
+    for second in 0..150 {
+        let buckets = vec![Bucket::account(&second.to_string(), None)];
+        let failure = Failure { buckets, account: Some(world.user.clone()), origin: origin() };
+        world.store.record_failure(failure, NOW.plus(Duration::from_secs(second))).await.unwrap();
+    }
+    let all = events(&world).await;
+    assert_eq!(all.iter().filter(|event| **event == Event::SignInFailed).count(), 100);
+    assert_eq!(all.len(), 103);
+    while world.store.sweep(NOW.plus(DAY * 90).plus(Duration::from_secs(200))).await.unwrap() > 0 {}
+    assert!(events(&world).await.is_empty(), "none is kept for longer than 90 days");
 }
 
 #[actix_web::test]

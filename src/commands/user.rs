@@ -6,6 +6,7 @@ use anyhow::{anyhow, bail, ensure};
 use clap::Subcommand;
 use countersign::config::PasswordConfig;
 use countersign::crypto::password::PasswordHasher;
+use countersign::domain::activity::Origin;
 use countersign::domain::ids::{ClientId, UserId};
 use countersign::domain::throttle::Bucket;
 use countersign::domain::user::{User, check_claims, check_email, check_name};
@@ -195,7 +196,11 @@ impl UserCommand {
             Self::RevokeConsent { name, client_id } => {
                 let user = find(&ctx, &name).await?;
                 let client = ClientId::from_stored(client_id.clone());
-                if !ctx.store.revoke_consent(user.id, client, ctx.now).await? {
+                // A client that is gone meanwhile is called by its identifier.
+                let (rows, id) = (ctx.store.registry().await?, &client);
+                let known = rows.clients.iter().find(|other| other.id == *id);
+                let name_of = known.map_or(client_id.as_str(), |client| client.name()).to_owned();
+                if !ctx.store.revoke_consent(user.id, client, name_of, Origin::default(), ctx.now).await? {
                     bail!("{name} has allowed the client {client_id} nothing");
                 }
                 print(&format!("Took back what {name} allowed {client_id}."))

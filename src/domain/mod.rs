@@ -1,5 +1,6 @@
 //! What the server knows: clients, people, sessions, grants, keys. Plain records and pure rules; no input or output.
 
+pub mod activity;
 pub mod client;
 pub mod flow;
 pub mod grant;

@@ -5,9 +5,11 @@ use crate::domain::grant::Consent;
 use crate::protocol::authorization::AuthorizationRequest;
 use crate::protocol::claims::{claims_of_scope, is_standard_claim};
 use crate::protocol::error::OAuthError;
+use crate::store::Decision;
 
 use super::Context;
 use super::interaction::{Situation, Step};
+use super::session::Browser;
 
 /// What a request asks of the person.
 #[must_use]
@@ -28,7 +30,7 @@ pub fn asked(request: &AuthorizationRequest) -> Consent {
 ///
 /// # Errors
 /// When the database cannot be written.
-pub async fn allow(ctx: &Context, situation: &Situation, now: UnixTime) -> Result<(), OAuthError> {
+pub async fn allow(ctx: &Context, situation: &Situation, browser: &Browser, now: UnixTime) -> Result<(), OAuthError> {
     let (Step::Consent(shown), Some(signed_in), Some(client)) =
         (&situation.step, &situation.signed_in, &situation.client)
     else {
@@ -40,7 +42,15 @@ pub async fn allow(ctx: &Context, situation: &Situation, now: UnixTime) -> Resul
             crate::domain::flow::Progress { session_id: Some(signed_in.session.id.clone()), ..Default::default() };
     }
     progress.consented = true;
-    let (user, client) = (signed_in.user.id.clone(), client.id.clone());
-    ctx.store.record_consent(user, client, shown.clone(), situation.id, progress, now).await?;
+    let decision = Decision {
+        user: signed_in.user.id.clone(),
+        client: client.id.clone(),
+        client_name: client.name().to_owned(),
+        allowed: shown.clone(),
+        origin: browser.origin.clone(),
+        flow: situation.id,
+        progress,
+    };
+    ctx.store.record_consent(decision, now).await?;
     Ok(())
 }

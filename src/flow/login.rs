@@ -13,7 +13,7 @@ use crate::domain::throttle::Bucket;
 use crate::domain::user::normal_name;
 use crate::protocol::discovery::ACR_PASSWORD;
 use crate::protocol::error::OAuthError;
-use crate::store::{NewSession, SignIn};
+use crate::store::{Failure, NewSession, SignIn};
 
 use super::Context;
 use super::interaction::{Situation, Step};
@@ -66,11 +66,13 @@ pub async fn sign_in(
     }
     // An over-long password is wrong, at the price of any other.
     let fits = password.expose_secret().nfc().count() <= MAX_LENGTH;
+    let account_id = credential.as_ref().map(|credential| credential.user_id.clone());
     let verdict = ctx.hasher.verify(if fits { password } else { SecretString::default() }, stored.clone()).await?;
     let (Verdict::Right { rehashed }, Some(credential), Some(verified_hash), true) =
         (verdict, credential, stored, fits)
     else {
-        let blocked = ctx.store.record_failure(buckets, now).await?;
+        let failure = Failure { buckets, account: account_id, origin: browser.origin.clone() };
+        let blocked = ctx.store.record_failure(failure, now).await?;
         // Never the name as it was typed: it may be a password in the wrong field.
         tracing::warn!(network = browser.network, slowed = blocked.is_some(), "a sign-in failed");
         return Ok(blocked.map_or(Outcome::Wrong, Outcome::Wait));
@@ -83,6 +85,7 @@ pub async fn sign_in(
     let stored = ctx.store.sign_in(
         NewSession {
             cookie: cookie.digest(),
+            origin: browser.origin.clone(),
             continues,
             replaces: before.filter(|_| !continues).map(|session| session.id.clone()),
             verified_hash,

@@ -6,6 +6,7 @@ use secrecy::SecretString;
 
 use crate::clock::UnixTime;
 use crate::crypto::opaque::{BrowserSecret, Digest, SessionSecret, csrf_token};
+use crate::domain::activity::Origin;
 use crate::domain::session::SignedIn;
 use crate::store::StoreError;
 
@@ -24,6 +25,8 @@ pub struct Browser {
     pub known: Option<String>,
     /// The address or /64 network that guesses are counted against.
     pub network: String,
+    /// The address itself and the browser's description, for the owner of the account to see.
+    pub origin: Origin,
 }
 
 impl Browser {
@@ -34,6 +37,7 @@ impl Browser {
         session_cookie: Option<&str>,
         known: Option<String>,
         network: String,
+        origin: Origin,
     ) -> Result<Self, crate::crypto::CryptoError> {
         let secret = flow_cookie.filter(|text| BrowserSecret::parse(text).is_some()).map(SecretString::from);
         Ok(Self {
@@ -45,6 +49,7 @@ impl Browser {
             session: session_cookie.and_then(SessionSecret::parse).map(|secret| secret.digest()),
             known,
             network,
+            origin,
         })
     }
 
@@ -69,7 +74,7 @@ impl Browser {
 pub async fn end(ctx: &Context, browser: &Browser, now: UnixTime) -> Result<(), StoreError> {
     match browser.session {
         Some(cookie) => {
-            ctx.store.end_session(cookie, now).await?;
+            ctx.store.end_session(cookie, browser.origin.clone(), now).await?;
             tracing::info!(network = browser.network, "signed out");
             Ok(())
         }
@@ -87,7 +92,8 @@ pub async fn current(ctx: &Context, browser: &Browser, now: UnixTime) -> Result<
     if let Some(signed_in) = &found
         && now.since(signed_in.session.last_seen_at) > NOTE_EVERY
     {
-        ctx.store.touch_session(signed_in.session.id.clone(), now).await?;
+        let address = browser.origin.address.clone();
+        ctx.store.touch_session(signed_in.session.id.clone(), address, now).await?;
     }
     Ok(found)
 }

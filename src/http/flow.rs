@@ -290,7 +290,7 @@ pub async fn consent(
         return back_to(&ctx, &visit);
     }
     match form.get("decision") {
-        Some("allow") => match consent_flow::allow(&ctx, &visit.situation, ctx.now()).await {
+        Some("allow") => match consent_flow::allow(&ctx, &visit.situation, &visit.browser, ctx.now()).await {
             Ok(()) => back_to(&ctx, &visit),
             Err(error) => error_page(&error, ctx.config.issuer.is_https()),
         },

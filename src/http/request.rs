@@ -7,7 +7,7 @@ use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_MAX_AGE, AUTHORIZATION, CONTENT_LENGTH,
-    CONTENT_TYPE, COOKIE, HeaderName, HeaderValue, ORIGIN,
+    CONTENT_TYPE, COOKIE, HeaderName, HeaderValue, ORIGIN, USER_AGENT,
 };
 use actix_web::{FromRequest, HttpRequest, HttpResponse, ResponseError, web};
 use bytes::{Bytes, BytesMut};
@@ -16,6 +16,7 @@ use futures_util::future::LocalBoxFuture;
 use ipnet::IpNet;
 
 use crate::crypto::opaque::same_text;
+use crate::domain::activity::Origin;
 use crate::flow::Context;
 use crate::flow::session::Browser;
 use crate::protocol::client_auth::parse_basic;
@@ -238,8 +239,19 @@ pub fn cookie<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str> {
 pub fn browser(request: &HttpRequest, ctx: &Context) -> Result<Browser, OAuthError> {
     let names = CookieNames::new(ctx.config.issuer.is_https());
     let known = cookie(request, names.known).map(str::to_owned);
-    let network = network(client_address(request, &ctx.config.trusted_proxies));
-    Ok(Browser::new(cookie(request, names.browser), cookie(request, names.session), known, network)?)
+    let address = client_address(request, &ctx.config.trusted_proxies).map(|address| address.to_canonical());
+    let (browser, session) = (cookie(request, names.browser), cookie(request, names.session));
+    let origin = Origin {
+        address: address.map_or_else(|| "unknown".to_owned(), |address| address.to_string()),
+        user_agent: user_agent(request),
+    };
+    Ok(Browser::new(browser, session, known, network(address), origin)?)
+}
+
+/// What a browser says it is: shown to people, so bounded and without control characters.
+fn user_agent(request: &HttpRequest) -> String {
+    let text = request.headers().get(USER_AGENT).map(HeaderValue::as_bytes).unwrap_or_default();
+    String::from_utf8_lossy(text).chars().filter(|c| !c.is_control()).take(256).collect()
 }
 
 /// Where a form that another site posted goes on to: the same as a GET, which browsers send our cookies along with, as they

@@ -5,17 +5,30 @@ use diesel::upsert::excluded;
 
 use crate::clock::UnixTime;
 use crate::crypto::opaque::Digest;
+use crate::domain::activity::{Event, Origin};
 use crate::domain::flow::Progress;
 use crate::domain::grant::Consent;
 use crate::domain::ids::{ClientId, GrantId, UserId};
 use crate::protocol::scope::Scope;
 
+use super::activity::{NewActivity, note};
 use super::conn::{Conn, on_backend};
 use super::flows::write_progress;
 use super::grants::revoke;
 use super::revocations::Reason;
 use super::schema::{consents, grants};
 use super::{Store, StoreError};
+
+/// What a person allowed, to be remembered with the step of the flow that it completes.
+pub struct Decision {
+    pub user: UserId,
+    pub client: ClientId,
+    pub client_name: String,
+    pub allowed: Consent,
+    pub origin: Origin,
+    pub flow: Digest,
+    pub progress: Progress,
+}
 
 fn find(conn: &mut Conn, user: &UserId, client: &ClientId) -> Result<Option<Consent>, StoreError> {
     let query = consents::table.find((user.as_str(), client.as_str())).select((
@@ -47,16 +60,9 @@ impl Store {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub async fn record_consent(
-        &self,
-        user: UserId,
-        client: ClientId,
-        allowed: Consent,
-        flow: Digest,
-        progress: Progress,
-        now: UnixTime,
-    ) -> Result<(), StoreError> {
+    pub async fn record_consent(&self, decision: Decision, now: UnixTime) -> Result<(), StoreError> {
         self.write(move |conn| {
+            let Decision { user, client, client_name, allowed, origin, flow, progress } = decision;
             let before = find(conn, &user, &client)?.unwrap_or_default();
             let consent = before.with(&allowed);
             let json = |list: &std::collections::BTreeSet<String>| {
@@ -81,6 +87,8 @@ impl Store {
                     consents::updated_at.eq(excluded(consents::updated_at)),
                 ));
             on_backend!(conn, |c| upsert.execute(c)).map_err(StoreError::operation("remembering a consent"))?;
+            let given = NewActivity { user: &user, event: Event::ConsentGiven, origin: &origin, detail: &client_name };
+            note(conn, &given, now)?;
             write_progress(conn, &flow, &progress)
         })
         .await
@@ -90,7 +98,14 @@ impl Store {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub async fn revoke_consent(&self, user: UserId, client: ClientId, now: UnixTime) -> Result<bool, StoreError> {
+    pub async fn revoke_consent(
+        &self,
+        user: UserId,
+        client: ClientId,
+        client_name: String,
+        origin: Origin,
+        now: UnixTime,
+    ) -> Result<bool, StoreError> {
         self.write(move |conn| {
             let delete = diesel::delete(consents::table.find((user.as_str(), client.as_str())));
             let forgotten =
@@ -105,7 +120,13 @@ impl Store {
             for id in &living {
                 revoke(conn, &GrantId::from_stored(id), Reason::ConsentRevoked, now)?;
             }
-            Ok(forgotten > 0 || !living.is_empty())
+            let anything = forgotten > 0 || !living.is_empty();
+            if anything {
+                let taken =
+                    NewActivity { user: &user, event: Event::ConsentRevoked, origin: &origin, detail: &client_name };
+                note(conn, &taken, now)?;
+            }
+            Ok(anything)
         })
         .await
     }

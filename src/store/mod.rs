@@ -2,6 +2,7 @@
 //! SQLite has one writing thread with group commit and a few readers; PostgreSQL, where it comes, a pool.
 
 mod access_tokens;
+mod activity;
 mod conn;
 mod consents;
 mod executor;
@@ -31,9 +32,11 @@ use conn::{Conn, on_backend};
 use executor::{Executor, Readers};
 
 pub use access_tokens::TokenState;
+pub use consents::Decision;
 pub use grants::{Exchange, NewGrant, Rotation, RotationRequest};
 pub use registry::{Registered, RegistryRows};
 pub use sessions::{NewSession, SignIn};
+pub use throttles::Failure;
 pub use users::{Credential, NewUser};
 
 type SqliteMigration = dyn diesel::migration::Migration<diesel::sqlite::Sqlite>;

@@ -72,6 +72,9 @@ table! {
         last_seen_at -> BigInt,
         expires_at -> BigInt,
         ended_at -> Nullable<BigInt>,
+        created_address -> Text,
+        last_address -> Text,
+        user_agent -> Text,
     }
 }
 
@@ -149,6 +152,18 @@ table! {
         failures -> BigInt,
         retry_at -> BigInt,
         expires_at -> BigInt,
+    }
+}
+
+table! {
+    activity (activity_id) {
+        activity_id -> Text,
+        user_id -> Text,
+        at -> BigInt,
+        kind -> Text,
+        network -> Text,
+        user_agent -> Text,
+        detail -> Text,
     }
 }
 

@@ -4,12 +4,14 @@ use diesel::prelude::*;
 
 use crate::clock::UnixTime;
 use crate::crypto::opaque::Digest;
+use crate::domain::activity::{Event, Origin};
 use crate::domain::flow::Progress;
 use crate::domain::ids::{SessionId, UserId};
 use crate::domain::session::{Authentication, Session, SignedIn};
 use crate::domain::throttle::Bucket;
 use crate::domain::user::User;
 
+use super::activity::{NewActivity, note};
 use super::conn::{fixed, on_backend};
 use super::flows::write_progress;
 use super::revocations::{Reason, Target, append};
@@ -22,6 +24,7 @@ use super::{Store, StoreError};
 pub struct NewSession {
     pub session: Session,
     pub cookie: Digest,
+    pub origin: Origin,
     /// The same person's session in this browser, which goes on under a new cookie.
     pub continues: bool,
     /// Another session of this browser, which ends: its person has been replaced.
@@ -150,6 +153,8 @@ impl Store {
                 sessions::acr.eq(&session.authentication.acr),
                 sessions::amr.eq(&session.authentication.amr),
                 sessions::last_seen_at.eq(session.last_seen_at.millis()),
+                sessions::last_address.eq(&new.origin.address),
+                sessions::user_agent.eq(&new.origin.user_agent),
                 sessions::expires_at.eq(session.expires_at.millis()),
             );
             if new.continues {
@@ -164,6 +169,7 @@ impl Store {
                     sessions::session_id.eq(session.id.as_str()),
                     sessions::user_id.eq(session.user_id.as_str()),
                     sessions::created_at.eq(now.millis()),
+                    sessions::created_address.eq(&new.origin.address),
                     fields,
                 );
                 on_backend!(conn, |c| diesel::insert_into(sessions::table).values(row).execute(c)).map_err(failed())?;
@@ -179,19 +185,23 @@ impl Store {
                     diesel::update(users::table.find(session.user_id.as_str())).set(users::password_hash.eq(rehashed));
                 on_backend!(conn, |c| update.execute(c)).map_err(failed())?;
             }
+            let signed_in =
+                NewActivity { user: &session.user_id, event: Event::SignedIn, origin: &new.origin, detail: "" };
+            note(conn, &signed_in, now)?;
             write_progress(conn, &new.flow, &new.progress)?;
             Ok(SignIn::Done)
         })
         .await
     }
 
-    /// Notes that a session is in use.
+    /// Notes that a session is in use, and from where.
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub async fn touch_session(&self, id: SessionId, now: UnixTime) -> Result<(), StoreError> {
+    pub async fn touch_session(&self, id: SessionId, address: String, now: UnixTime) -> Result<(), StoreError> {
         self.write(move |conn| {
-            let update = diesel::update(sessions::table.find(id.as_str())).set(sessions::last_seen_at.eq(now.millis()));
+            let update = diesel::update(sessions::table.find(id.as_str()))
+                .set((sessions::last_seen_at.eq(now.millis()), sessions::last_address.eq(address)));
             on_backend!(conn, |c| fixed(TouchSession, update).execute(c))
                 .map_err(StoreError::operation("touching a session"))?;
             Ok(())
@@ -204,18 +214,20 @@ impl Store {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub async fn end_session(&self, cookie: Digest, now: UnixTime) -> Result<(), StoreError> {
+    pub async fn end_session(&self, cookie: Digest, origin: Origin, now: UnixTime) -> Result<(), StoreError> {
         self.write(move |conn| {
             let open = sessions::table
                 .filter(sessions::cookie_digest.eq(cookie.as_bytes().as_slice()))
                 .filter(sessions::ended_at.is_null());
-            let end = diesel::update(open).set(sessions::ended_at.eq(now.millis())).returning(sessions::session_id);
-            let ended: Option<String> = on_backend!(conn, |c| end.get_result(c).optional())
+            let end = diesel::update(open)
+                .set(sessions::ended_at.eq(now.millis()))
+                .returning((sessions::session_id, sessions::user_id));
+            let ended: Option<(String, String)> = on_backend!(conn, |c| end.get_result(c).optional())
                 .map_err(StoreError::operation("ending a session"))?;
-            match ended {
-                Some(id) => append(conn, Target::Session(&SessionId::from_stored(id)), Reason::SignedOut, now, now),
-                None => Ok(()),
-            }
+            let Some((id, user)) = ended else { return Ok(()) };
+            let user = UserId::from_stored(user);
+            note(conn, &NewActivity { user: &user, event: Event::SignedOut, origin: &origin, detail: "" }, now)?;
+            append(conn, Target::Session(&SessionId::from_stored(id)), Reason::SignedOut, now, now)
         })
         .await
     }

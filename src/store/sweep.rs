@@ -8,6 +8,7 @@ use diesel::sql_query;
 use crate::clock::UnixTime;
 use crate::crypto::opaque::Digest;
 
+use super::activity::KEPT_FOR;
 use super::conn::{Conn, on_backend};
 use super::grants::GRACE;
 use super::registry::changed;
@@ -20,11 +21,10 @@ const KEYS_KEPT: Duration = Duration::from_hours(24 * 400);
 const BATCH: i64 = 200;
 
 /// Diesel cannot delete by a sub-select of the same table; the text is made of our own words and one number.
-fn sweep_table(conn: &mut Conn, table: &str, key: &str, before: UnixTime) -> Result<usize, StoreError> {
+fn sweep_table(conn: &mut Conn, table: &str, key: &str, end: &str, before: UnixTime) -> Result<usize, StoreError> {
     let before = before.millis();
-    let text = format!(
-        "DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE expires_at < {before} LIMIT {BATCH})"
-    );
+    let text =
+        format!("DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE {end} < {before} LIMIT {BATCH})");
     on_backend!(conn, |c| sql_query(text).execute(c)).map_err(StoreError::operation("sweeping"))
 }
 
@@ -46,10 +46,12 @@ impl Store {
         ];
         let mut swept = 0;
         for (table, key, before) in tables {
-            swept += self.write(move |conn| sweep_table(conn, table, key, before)).await?;
+            swept += self.write(move |conn| sweep_table(conn, table, key, "expires_at", before)).await?;
         }
+        swept +=
+            self.write(move |conn| sweep_table(conn, "activity", "activity_id", "at", now.minus(KEPT_FOR))).await?;
         let keys = self.write(move |conn| {
-            let rows = sweep_table(conn, "signing_keys", "key_id", now.minus(KEYS_KEPT))?;
+            let rows = sweep_table(conn, "signing_keys", "key_id", "expires_at", now.minus(KEYS_KEPT))?;
             if rows > 0 {
                 changed(conn)?;
             }

@@ -7,11 +7,21 @@ use diesel::prelude::*;
 use diesel::upsert::excluded;
 
 use crate::clock::UnixTime;
+use crate::domain::activity::{Event, Origin};
+use crate::domain::ids::UserId;
 use crate::domain::throttle::Bucket;
 
+use super::activity::{NewActivity, note};
 use super::conn::{Conn, on_backend};
 use super::schema::throttles;
 use super::{Store, StoreError};
+
+/// A wrong guess: what it is counted against, and whose account it was at, where there is such an account.
+pub struct Failure {
+    pub buckets: Vec<Bucket>,
+    pub account: Option<UserId>,
+    pub origin: Origin,
+}
 
 fn find(conn: &mut Conn, bucket: &Bucket, now: UnixTime) -> Result<Option<(i64, i64)>, StoreError> {
     let query = throttles::table
@@ -55,13 +65,14 @@ impl Store {
         self.read(move |conn| wait(conn, &buckets, now)).await
     }
 
-    /// Counts a wrong guess against every bucket. When one of them came to its limit meanwhile, nothing is counted and the
+    /// Counts a wrong guess against every bucket, and tells its owner. When one of them came to its limit meanwhile, nothing is counted and the
     /// answer is the same as for a right guess: not before this instant.
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub async fn record_failure(&self, buckets: Vec<Bucket>, now: UnixTime) -> Result<Option<UnixTime>, StoreError> {
+    pub async fn record_failure(&self, failure: Failure, now: UnixTime) -> Result<Option<UnixTime>, StoreError> {
         self.write(move |conn| {
+            let Failure { buckets, account, origin } = failure;
             if let Some(until) = wait(conn, &buckets, now)? {
                 return Ok(Some(until));
             }
@@ -82,6 +93,9 @@ impl Store {
                         throttles::expires_at.eq(excluded(throttles::expires_at)),
                     ));
                 on_backend!(conn, |c| upsert.execute(c)).map_err(StoreError::operation("counting a failure"))?;
+            }
+            if let Some(user) = &account {
+                note(conn, &NewActivity { user, event: Event::SignInFailed, origin: &origin, detail: "" }, now)?;
             }
             Ok(None)
         })

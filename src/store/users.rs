@@ -4,10 +4,12 @@ use diesel::prelude::*;
 use serde_json::{Map, Value};
 
 use crate::clock::UnixTime;
+use crate::domain::activity::{Event, Origin};
 use crate::domain::ids::UserId;
 use crate::domain::throttle::Bucket;
 use crate::domain::user::{User, normal_name};
 
+use super::activity::{NewActivity, note};
 use super::conn::{Conn, on_backend};
 use super::registry::Registered;
 use super::revocations::{Reason, Target, append};
@@ -80,6 +82,11 @@ impl TryFrom<UserRow> for User {
     }
 }
 
+/// Notes what the people who run this service did to an account.
+fn note_operators(conn: &mut Conn, user: &UserId, event: Event, now: UnixTime) -> Result<(), StoreError> {
+    note(conn, &NewActivity { user, event, origin: &Origin::default(), detail: "" }, now)
+}
+
 /// Ends all that a person has running: sessions and grants, so that nothing of it can live again.
 fn end_everything_of(conn: &mut Conn, user: &UserId, reason: Reason, now: UnixTime) -> Result<(), StoreError> {
     let failed = || StoreError::operation("ending what a person has running");
@@ -112,7 +119,11 @@ impl Store {
             );
             let insert = diesel::insert_into(users::table).values(row).on_conflict_do_nothing();
             let rows = on_backend!(conn, |c| insert.execute(c)).map_err(StoreError::operation("storing a user"))?;
-            Ok(if rows == 1 { Registered::Done } else { Registered::Exists })
+            if rows != 1 {
+                return Ok(Registered::Exists);
+            }
+            note_operators(conn, &user.id, Event::AccountCreated, user.created_at)?;
+            Ok(Registered::Done)
         })
         .await
     }
@@ -209,6 +220,9 @@ impl Store {
                 // Guesses at the old one say nothing of the new.
                 forgive(conn, &Bucket::account(&name, None))?;
             }
+            if rows == 1 {
+                note_operators(conn, &id, Event::PasswordChanged, now)?;
+            }
             if rows == 1 && !keep_sessions {
                 end_everything_of(conn, &id, Reason::PasswordChanged, now)?;
             }
@@ -226,6 +240,10 @@ impl Store {
             let update = diesel::update(users::table.find(id.as_str()))
                 .set(users::disabled_at.eq(disabled.then_some(now.millis())));
             let rows = on_backend!(conn, |c| update.execute(c)).map_err(StoreError::operation("disabling a user"))?;
+            if rows == 1 {
+                let event = if disabled { Event::AccountDisabled } else { Event::AccountEnabled };
+                note_operators(conn, &id, event, now)?;
+            }
             if rows == 1 && disabled {
                 end_everything_of(conn, &id, Reason::UserDisabled, now)?;
             }
@@ -253,6 +271,9 @@ impl Store {
             ));
             let rows =
                 on_backend!(conn, |c| update.execute(c)).map_err(StoreError::operation("setting an e-mail address"))?;
+            if rows == 1 {
+                note_operators(conn, &id, Event::EmailChanged, now)?;
+            }
             Ok(rows == 1)
         })
         .await
@@ -288,6 +309,7 @@ impl Store {
                 users::updated_at.eq(now.millis()),
             ));
             on_backend!(conn, |c| update.execute(c)).map_err(StoreError::operation("setting claims"))?;
+            note_operators(conn, &id, Event::ProfileChanged, now)?;
             Ok(Some(user))
         })
         .await

@@ -87,6 +87,7 @@ async fn create_user(ctx: &Context, name: &str, full_name: &str, is_admin: bool)
         disabled_at: None,
         created_at: now,
         updated_at: now,
+        has_second_factor: false,
     };
     ctx.store.create_user(NewUser { user, password_hash }).await?;
     Ok(password)

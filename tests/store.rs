@@ -61,6 +61,7 @@ fn new_user(name: &str) -> NewUser {
             disabled_at: None,
             created_at: NOW,
             updated_at: NOW,
+            has_second_factor: false,
         },
         password_hash: "x".to_owned(),
     }
@@ -98,6 +99,7 @@ impl World {
             id: self.session.clone(),
             user_id: self.user.clone(),
             authentication: Authentication { at: NOW, acr: "a".into(), amr: "pwd".into() },
+            proven_at: NOW,
             last_seen_at: NOW,
             expires_at: NOW.plus(DAY),
         };

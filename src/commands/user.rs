@@ -263,6 +263,7 @@ async fn create(ctx: &Context, name: String, email: Option<String>, admin: bool)
         disabled_at: None,
         created_at: ctx.now,
         updated_at: ctx.now,
+        has_second_factor: false,
     };
     let (id, email) = (user.id.clone(), user.email.clone());
     let password_hash = new_password(ctx).await?;

@@ -15,6 +15,9 @@ pub enum Destination {
     Client(Box<ClientDestination>),
     /// The signed-in home.
     Home,
+    /// A page of the account where something is changed: whoever arrives there has just proven who they are. An address
+    /// of ours, written by the page itself and never taken from a request.
+    Account { page: String },
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -1,6 +1,7 @@
 //! A browser's sign-in.
 
 use crate::clock::UnixTime;
+use crate::protocol::acr::AMR_MFA;
 
 use super::ids::{SessionId, UserId};
 use super::user::User;
@@ -14,11 +15,21 @@ pub struct Authentication {
     pub amr: String,
 }
 
+impl Authentication {
+    /// Whether more than one factor was proven (RFC 8176 section 2).
+    #[must_use]
+    pub fn is_multi_factor(&self) -> bool {
+        self.amr.split(' ').any(|method| method == AMR_MFA)
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Session {
     pub id: SessionId,
     pub user_id: UserId,
     pub authentication: Authentication,
+    /// When everything that `amr` names was last proven. `auth_time` is later where only a part was proven again.
+    pub proven_at: UnixTime,
     pub last_seen_at: UnixTime,
     /// The absolute end.
     pub expires_at: UnixTime,

@@ -20,6 +20,8 @@ pub struct User {
     pub disabled_at: Option<UnixTime>,
     pub created_at: UnixTime,
     pub updated_at: UnixTime,
+    /// Whether something beside the password proves that it is them.
+    pub has_second_factor: bool,
 }
 
 /// The form in which user names are unique and looked up: NFKC, lower case, no space around it. One account cannot be

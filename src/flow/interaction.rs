@@ -14,6 +14,7 @@ use crate::protocol::error::OAuthError;
 use crate::protocol::response_mode::AuthorizationResponse;
 use crate::store::StoreError;
 
+use super::recent::is_recent;
 use super::session::{Browser, current};
 use super::{Context, authorize, issue};
 
@@ -75,6 +76,17 @@ pub fn next_step(
     Step::Issue
 }
 
+/// The same for our own pages: home is for whoever is signed in, a change in the account for whoever has just proven it.
+fn own_page(destination: &Destination, progress: &Progress, signed_in: Option<&SignedIn>, now: UnixTime) -> Step {
+    match signed_in.filter(|_| !progress.other_account) {
+        None => Step::SignIn,
+        Some(signed_in) if matches!(destination, Destination::Account { .. }) && !is_recent(signed_in, now) => {
+            Step::Reauthenticate
+        }
+        Some(_) => Step::Issue,
+    }
+}
+
 fn must_prove_again(prompt_login: bool, max_age: Option<u64>, signed_in: &SignedIn, now: UnixTime) -> bool {
     let age = now.since(signed_in.session.authentication.at);
     prompt_login || max_age.is_some_and(|seconds| age > Duration::from_secs(seconds))
@@ -119,8 +131,9 @@ pub async fn situation(
     let Some(flow) = ctx.store.find_flow(id, browser.digest(), now).await? else { return Ok(None) };
     let signed_in = current(ctx, browser, now).await?;
     let (client, step) = match &flow.destination {
-        Destination::Home if signed_in.is_some() && !flow.progress.other_account => (None, Step::Issue),
-        Destination::Home => (None, Step::SignIn),
+        Destination::Home | Destination::Account { .. } => {
+            (None, own_page(&flow.destination, &flow.progress, signed_in.as_ref(), now))
+        }
         Destination::Client(destination) => {
             let Some(client) = ctx.registry.load().client(destination.client_id.as_str()).cloned() else {
                 return Ok(None);
@@ -136,6 +149,8 @@ pub async fn situation(
 pub enum Arrival {
     Client(AuthorizationResponse),
     Home,
+    /// A page of the account.
+    Account(String),
 }
 
 /// Ends a flow whose every step is done. `None` when it had ended already.
@@ -147,6 +162,10 @@ pub async fn arrive(ctx: &Context, situation: &Situation, now: UnixTime) -> Resu
         (Destination::Home, _, _) => {
             ctx.store.complete_flow(situation.id).await?;
             Ok(Some(Arrival::Home))
+        }
+        (Destination::Account { page }, Step::Issue, Some(_)) => {
+            ctx.store.complete_flow(situation.id).await?;
+            Ok(Some(Arrival::Account(page.clone())))
         }
         (Destination::Client(destination), Step::Issue, Some(signed_in)) => {
             Ok(issue::code(ctx, destination, signed_in, Some(situation.id), now).await?.map(Arrival::Client))
@@ -165,7 +184,7 @@ pub async fn refuse(ctx: &Context, situation: &Situation, error: &OAuthError) ->
         return Ok(None);
     }
     Ok(Some(match &situation.flow.destination {
-        Destination::Home => Arrival::Home,
+        Destination::Home | Destination::Account { .. } => Arrival::Home,
         Destination::Client(destination) => Arrival::Client(destination.request.target.refuse(ctx.issuer(), error)),
     }))
 }

@@ -11,16 +11,13 @@ use crate::domain::ids::SessionId;
 use crate::domain::session::{Authentication, Session};
 use crate::domain::throttle::Bucket;
 use crate::domain::user::normal_name;
-use crate::protocol::discovery::ACR_PASSWORD;
+use crate::protocol::acr::{ACR_PASSWORD, AMR_PASSWORD};
 use crate::protocol::error::OAuthError;
 use crate::store::{Failure, NewSession, SignIn};
 
 use super::Context;
 use super::interaction::{Situation, Step};
 use super::session::Browser;
-
-/// `amr`, RFC 8176.
-const AMR_PASSWORD: &str = "pwd";
 
 /// What a sign-in came to.
 pub enum Outcome {
@@ -98,6 +95,7 @@ pub async fn sign_in(
                 id,
                 user_id: credential.user_id.clone(),
                 authentication: Authentication { at: now, acr: ACR_PASSWORD.to_owned(), amr: AMR_PASSWORD.to_owned() },
+                proven_at: now,
                 last_seen_at: now,
                 expires_at: now.plus(ctx.config.session.lifetime),
             },

@@ -9,6 +9,7 @@ pub mod introspect;
 pub mod issue;
 pub mod login;
 pub mod logout;
+pub mod recent;
 pub mod registry;
 pub mod revoke;
 pub mod session;

@@ -105,7 +105,7 @@ async fn show(ctx: &Context, visit: &Visit, notice: &Notice<'_>) -> HttpResponse
         Destination::Client(destination) => {
             (Some(&destination.request), Some(destination.request.target.redirect_uri.as_str()))
         }
-        Destination::Home => (None, None),
+        Destination::Home | Destination::Account { .. } => (None, None),
     };
     let options = PageOptions { form_target: target, https, status: notice.status, script: false };
     let csrf = visit.browser.csrf(&visit.purpose());
@@ -161,6 +161,7 @@ async fn show(ctx: &Context, visit: &Visit, notice: &Notice<'_>) -> HttpResponse
 fn send_off(arrival: &Arrival, https: bool) -> HttpResponse {
     match arrival {
         Arrival::Home => see_other("/", https),
+        Arrival::Account(page) => see_other(page, https),
         Arrival::Client(response) => respond(response, https),
     }
 }

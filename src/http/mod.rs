@@ -10,6 +10,7 @@ mod home;
 mod introspect;
 mod logout;
 mod pages;
+mod recent;
 mod request;
 mod revoke;
 mod statics;

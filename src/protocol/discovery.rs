@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use super::acr::ACR_PASSWORD;
 use super::claims::SCOPE_CLAIMS;
 use super::jose::SigningAlgorithm;
 
@@ -11,8 +12,6 @@ pub const ASSERTION_ALGORITHMS: [SigningAlgorithm; 4] = SigningAlgorithm::ALL;
 
 /// The authentication context classes, weakest first.
 pub const ACR_VALUES: [&str; 1] = [ACR_PASSWORD];
-/// A password alone.
-pub const ACR_PASSWORD: &str = "urn:countersign:acr:pwd";
 
 /// The metadata document, the same at both well-known addresses.
 #[must_use]

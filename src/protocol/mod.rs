@@ -1,6 +1,7 @@
 //! The RFCs' words: parse, check, serialize. No input or output, no clock, no framework, no database.
 
 pub mod access_token;
+pub mod acr;
 pub mod authorization;
 pub mod claims;
 pub mod client_auth;

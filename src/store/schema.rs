@@ -22,6 +22,7 @@ table! {
         disabled_at -> Nullable<BigInt>,
         created_at -> BigInt,
         updated_at -> BigInt,
+        has_second_factor -> Bool,
     }
 }
 
@@ -75,6 +76,48 @@ table! {
         created_address -> Text,
         last_address -> Text,
         user_agent -> Text,
+        proven_at -> BigInt,
+    }
+}
+
+table! {
+    totp_devices (device_id) {
+        device_id -> Text,
+        user_id -> Text,
+        name -> Text,
+        sealed_secret -> Binary,
+        last_step -> BigInt,
+        created_at -> BigInt,
+        last_used_at -> Nullable<BigInt>,
+    }
+}
+
+table! {
+    totp_enrolments (binding_digest) {
+        binding_digest -> Binary,
+        user_id -> Text,
+        sealed_secret -> Binary,
+        expires_at -> BigInt,
+    }
+}
+
+table! {
+    recovery_codes (code_digest) {
+        code_digest -> Binary,
+        user_id -> Text,
+        created_at -> BigInt,
+        used_at -> Nullable<BigInt>,
+    }
+}
+
+table! {
+    trusted_browsers (token_digest) {
+        token_digest -> Binary,
+        browser_id -> Text,
+        user_id -> Text,
+        network -> Text,
+        created_at -> BigInt,
+        expires_at -> BigInt,
     }
 }
 

@@ -64,6 +64,7 @@ struct SessionRow {
     amr: String,
     last_seen_at: i64,
     expires_at: i64,
+    proven_at: i64,
 }
 
 const SESSION: (
@@ -74,6 +75,7 @@ const SESSION: (
     sessions::amr,
     sessions::last_seen_at,
     sessions::expires_at,
+    sessions::proven_at,
 ) = (
     sessions::session_id,
     sessions::user_id,
@@ -82,6 +84,7 @@ const SESSION: (
     sessions::amr,
     sessions::last_seen_at,
     sessions::expires_at,
+    sessions::proven_at,
 );
 
 impl From<SessionRow> for Session {
@@ -92,6 +95,7 @@ impl From<SessionRow> for Session {
             authentication: Authentication { at: UnixTime::from_millis(row.auth_time), acr: row.acr, amr: row.amr },
             last_seen_at: UnixTime::from_millis(row.last_seen_at),
             expires_at: UnixTime::from_millis(row.expires_at),
+            proven_at: UnixTime::from_millis(row.proven_at),
         }
     }
 }
@@ -156,6 +160,7 @@ impl Store {
                 sessions::last_address.eq(&new.origin.address),
                 sessions::user_agent.eq(&new.origin.user_agent),
                 sessions::expires_at.eq(session.expires_at.millis()),
+                sessions::proven_at.eq(session.proven_at.millis()),
             );
             if new.continues {
                 let update =

@@ -40,6 +40,7 @@ pub(super) struct UserRow {
     disabled_at: Option<i64>,
     created_at: i64,
     updated_at: i64,
+    has_second_factor: bool,
 }
 
 /// The columns of a [`UserRow`].
@@ -53,6 +54,7 @@ pub(super) const USER: (
     users::disabled_at,
     users::created_at,
     users::updated_at,
+    users::has_second_factor,
 ) = (
     users::user_id,
     users::username,
@@ -63,6 +65,7 @@ pub(super) const USER: (
     users::disabled_at,
     users::created_at,
     users::updated_at,
+    users::has_second_factor,
 );
 
 impl TryFrom<UserRow> for User {
@@ -78,6 +81,7 @@ impl TryFrom<UserRow> for User {
             disabled_at: row.disabled_at.map(UnixTime::from_millis),
             created_at: UnixTime::from_millis(row.created_at),
             updated_at: UnixTime::from_millis(row.updated_at),
+            has_second_factor: row.has_second_factor,
         })
     }
 }

@@ -39,6 +39,7 @@ fn signed_in(seconds_ago: i64) -> SignedIn {
             id: SessionId::from_stored("s1"),
             user_id: user_id.clone(),
             authentication: Authentication { at, acr: ACR_VALUES[0].to_owned(), amr: "pwd".to_owned() },
+            proven_at: at,
             last_seen_at: NOW,
             expires_at: NOW.plus(Duration::from_hours(1)),
         },
@@ -52,8 +53,34 @@ fn signed_in(seconds_ago: i64) -> SignedIn {
             disabled_at: None,
             created_at: NOW,
             updated_at: NOW,
+            has_second_factor: false,
         },
     }
+}
+
+#[test]
+fn s61_a_change_in_the_account_needs_a_sign_in_of_the_last_five_minutes_with_all_that_the_person_has() {
+    let account = Destination::Account { page: "/account/security".to_owned() };
+    let judge =
+        |destination: &Destination, who: Option<&SignedIn>| match own_page(destination, &Progress::default(), who, NOW)
+        {
+            Step::SignIn => "sign in",
+            Step::Reauthenticate => "prove again",
+            Step::Issue => "arrive",
+            other => panic!("{other:?}"),
+        };
+    assert_eq!(judge(&account, None), "sign in");
+    assert_eq!(judge(&account, Some(&signed_in(300))), "arrive");
+    assert_eq!(judge(&account, Some(&signed_in(301))), "prove again");
+    assert_eq!(judge(&Destination::Home, Some(&signed_in(301))), "arrive");
+    let mut with_factor = signed_in(0);
+    with_factor.user.has_second_factor = true;
+    assert_eq!(judge(&account, Some(&with_factor)), "prove again");
+    with_factor.session.authentication.amr = "pwd otp mfa".to_owned();
+    assert_eq!(judge(&account, Some(&with_factor)), "arrive");
+    // A code alone, a moment ago, makes an old password no newer.
+    with_factor.session.proven_at = NOW.minus(Duration::from_secs(301));
+    assert_eq!(judge(&account, Some(&with_factor)), "prove again");
 }
 
 fn proven(session: &str) -> Progress {

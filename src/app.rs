@@ -149,6 +149,7 @@ async fn run(config: Config) -> Result<(), AppError> {
         hasher: PasswordHasher::start(&config.password)?,
         rotation_key: sealing.rotation_key(),
         known_browser_key: sealing.known_browser_key(),
+        session_key: sealing.session_key(),
         registry: ArcSwap::from_pointee(registry),
         remote_keys: RemoteKeys::default(),
         config,

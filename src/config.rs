@@ -138,6 +138,23 @@ pub struct SessionConfig {
     pub lifetime: Duration,
     /// From one use to the next. Default: 1d, or `lifetime` where that is shorter.
     pub idle: Duration,
+    /// From sign-in to the end where the person chose to stay signed in; such a session has no idle end. Default: 30d, or
+    /// `lifetime` where that is longer. `0s`: the choice is not offered.
+    pub keep: Duration,
+    /// Who shares a `sid`. Default: shared.
+    pub sid: SidScope,
+    /// Whether `session_state` and the `check_session_iframe` of OpenID Connect Session Management are offered. Default:
+    /// false.
+    pub management: bool,
+}
+
+/// Whom a `sid` tells that they serve one and the same sign-in (OpenID Connect Front-Channel Logout 3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SidScope {
+    /// All clients of the session see one value.
+    Shared,
+    /// Each client sees a value of its own.
+    PerClient,
 }
 
 /// The keys that sign tokens.

@@ -15,7 +15,7 @@ use url::Host;
 use super::read::{self, Parsed, Raw, Reader, short};
 use super::{
     AccessTokenConfig, AuthorizationCodeConfig, Config, DatabaseUrl, HostPort, IdTokenConfig, Issuer, KeySource,
-    LogConfig, LogLevel, OutboundConfig, PasswordConfig, RefreshTokenConfig, ServerConfig, SessionConfig,
+    LogConfig, LogLevel, OutboundConfig, PasswordConfig, RefreshTokenConfig, ServerConfig, SessionConfig, SidScope,
     SigningKeyConfig, Tls,
 };
 
@@ -148,7 +148,31 @@ fn refresh_token(reader: &mut Reader) -> RefreshTokenConfig {
 
 fn session(reader: &mut Reader) -> SessionConfig {
     let (lifetime, idle) = lifetime_and_idle(reader, ("session.lifetime", 7 * DAY), ("session.idle", DAY));
-    SessionConfig { lifetime, idle }
+    let keep = reader.take("session.keep", read::span(Duration::ZERO..=LONGEST)).unwrap_or((30 * DAY).max(lifetime));
+    if keep < lifetime && !keep.is_zero() {
+        let (given, least) = (short(keep), short(lifetime));
+        reader.problem(
+            "session.keep",
+            format!(
+                r#""{given}" is shorter than session.lifetime; write "{least}" or more, or "0s" for no such choice"#
+            ),
+        );
+    }
+    SessionConfig {
+        lifetime,
+        idle,
+        keep,
+        sid: reader.take("session.sid", sid_scope).unwrap_or(SidScope::Shared),
+        management: reader.take("session.management", read::boolean).unwrap_or(false),
+    }
+}
+
+fn sid_scope(raw: Raw) -> Parsed<SidScope> {
+    match read::text(raw)?.as_str() {
+        "shared" => Ok(SidScope::Shared),
+        "per_client" => Ok(SidScope::PerClient),
+        other => Err(format!("{other:?} is not a choice; write shared or per_client")),
+    }
 }
 
 /// Two keys with their defaults, of which the second may not exceed the first.

@@ -136,6 +136,8 @@ const WRONG_IN_THE_FILE: &[(&str, &str)] = &[
     ("authorization_code.lifetime = '61s'", r#"authorization_code.lifetime: "61s" is out of bounds; write a span from "1s" to "1m""#),
     ("refresh_token.reuse_leeway = '2m'", r#"refresh_token.reuse_leeway: "2m" is out of bounds; write a span from "0s" to "1m""#),
     ("refresh_token.idle = '91d'", r#"refresh_token.idle: "91d" is longer than refresh_token.lifetime; write "90d" or less"#),
+    ("session.keep = '6d'", r#"session.keep: "6d" is shorter than session.lifetime; write "7d" or more, or "0s" for no such choice"#),
+    ("session.sid = 'own'", r#"session.sid: "own" is not a choice; write shared or per_client"#),
     ("session.idle = '8d'", r#"session.idle: "8d" is longer than session.lifetime; write "7d" or less"#),
     ("signing_key.publish_ahead = '31d'", r#"signing_key.publish_ahead: "31d" is out of bounds; write a span from "0s" to "30d""#),
     ("password.queue = 0", "password.queue: 0 is not a whole number from 1 to 10000"),
@@ -163,7 +165,7 @@ const WRONG_IN_THE_FILE: &[(&str, &str)] = &[
     ("isuer = 'x'", "isuer: there is no such key; did you mean issuer?"),
     ("[access_tokens]\nlifetime = '1m'", "access_tokens.lifetime: there is no such key; did you mean access_token.lifetime?"),
     ("colour = 'x'", "colour: there is no such key; countersign.example.toml lists them all"),
-    ("session = '1d'", "session: is a section, not a key; it holds session.lifetime, session.idle"),
+    ("session = '1d'", "session: is a section, not a key; it holds session.lifetime, session.idle, session.keep, session.sid, session.management"),
 ];
 
 /// A variable, its value, and what is said of it.
@@ -175,7 +177,7 @@ const WRONG_IN_THE_ENVIRONMENT: &[(&str, &str, &str)] = &[
     ("COUNTERSIGN_SERVER__WORKERS", "many", r#""many" is not a whole number from 1 to 256"#),
     ("COUNTERSIGN_KEY_ENCRYPTION_KEY", "aHVzaA==", "is not base64 of 32 bytes; make one with: openssl rand -base64 32"),
     ("COUNTERSIGN_ACCESS_TOKEN_LIFETIME", "1m", "there is no such setting; did you mean COUNTERSIGN_ACCESS_TOKEN__LIFETIME?"),
-    ("COUNTERSIGN_SESSION", "1d", "is a section, not a setting; it holds COUNTERSIGN_SESSION__LIFETIME, COUNTERSIGN_SESSION__IDLE"),
+    ("COUNTERSIGN_SESSION", "1d", "is a section, not a setting; it holds COUNTERSIGN_SESSION__LIFETIME, COUNTERSIGN_SESSION__IDLE, COUNTERSIGN_SESSION__KEEP, COUNTERSIGN_SESSION__SID, COUNTERSIGN_SESSION__MANAGEMENT"),
 ];
 
 /// File, variable and the whole line.

@@ -138,7 +138,7 @@ pub const CODE_PREFIX: &str = "cs_ac_";
 /// `refresh_token`, RFC 6749 section 1.5.
 pub const REFRESH_TOKEN_PREFIX: &str = "cs_rt_";
 
-/// A key derived for one purpose: refresh tokens' successors, or browsers' marks.
+/// A key derived for one purpose: refresh tokens' successors, browsers' marks, what is told of sessions.
 #[derive(Clone)]
 pub struct DerivedKey(pub(super) Zeroizing<[u8; 32]>);
 
@@ -227,6 +227,12 @@ pub fn is_browser_mark(key: &DerivedKey, account: &str, mark: &str) -> bool {
     let Some((number, word)) = mark.split_once('.') else { return false };
     let expected = keyed_hash(&key.0, format!("{number}\n{account}").as_bytes());
     number.len() == 22 && same_text(&URL_SAFE_NO_PAD.encode(expected), word)
+}
+
+/// A session's `sid` for one client alone: nobody can tell from two of them that they are of one session.
+#[must_use]
+pub fn sid_of_client(key: &DerivedKey, session: &str, client: &str) -> String {
+    URL_SAFE_NO_PAD.encode(keyed_hash(&key.0, format!("sid\n{client}\n{session}").as_bytes()))
 }
 
 /// Compares two texts in a time that tells nothing of where they differ.

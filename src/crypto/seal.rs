@@ -94,6 +94,12 @@ impl SealingKey {
         DerivedKey(self.derive("countersign known browser 1"))
     }
 
+    /// The key behind what clients and their pages are told of a session.
+    #[must_use]
+    pub fn session_key(&self) -> DerivedKey {
+        DerivedKey(self.derive("countersign session 1"))
+    }
+
     /// Seals `secret`; `label` (what it is, and whose) must be given again to open it, so that a sealed value moved to
     /// another row opens there for nobody.
     ///

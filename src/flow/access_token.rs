@@ -41,8 +41,8 @@ pub struct IssuedAccessToken {
 
 /// Whom an access token speaks for.
 pub enum Speaker<'a> {
-    /// A person, through a grant.
-    Person(&'a Grant),
+    /// A person, through a grant, with the `sid` that its client knows.
+    Person(&'a Grant, String),
     /// The client itself.
     Client,
 }
@@ -79,12 +79,12 @@ pub fn issue(
         sid: None,
         grant_id: None,
     };
-    if let Speaker::Person(grant) = speaker {
+    if let Speaker::Person(grant, sid) = speaker {
         grant.user_id.as_str().clone_into(&mut claims.sub);
         claims.auth_time = Some(grant.authentication.at.seconds());
         claims.acr = Some(grant.authentication.acr.clone());
         claims.amr = Some(grant.authentication.amr.split(' ').map(str::to_owned).collect());
-        claims.sid = Some(grant.session_id.as_str().to_owned());
+        claims.sid = Some(sid.clone());
         claims.grant_id = Some(grant.id.as_str().to_owned());
     }
     let algorithm = algorithm.unwrap_or(client.metadata.access_token_signing_alg);

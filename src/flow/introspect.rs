@@ -10,6 +10,7 @@ use crate::protocol::error::OAuthError;
 
 use super::Context;
 use super::access_token::{Standing, standing, verify};
+use super::session::sid;
 
 /// The answer, RFC 7662 section 2.2. Of a token that is not active nothing is told.
 #[derive(Debug, Default, Serialize)]
@@ -110,7 +111,7 @@ async fn refresh_token(
         iat: Some(grant.created_at.seconds()),
         sub: Some(grant.user_id.as_str().to_owned()),
         iss: Some(ctx.issuer().to_owned()),
-        sid: Some(grant.session_id.as_str().to_owned()),
+        sid: Some(sid(ctx, &grant.session_id, &client.id)),
         ..Introspection::default()
     })
 }

@@ -17,7 +17,7 @@ use crate::protocol::error::OAuthError;
 use crate::protocol::response_mode::AuthorizationResponse;
 use crate::store::NewGrant;
 
-use super::Context;
+use super::{Context, session};
 
 /// What a token request must prove to spend a code: the redirect URI, if the authorization request named it, and the
 /// PKCE challenge, if it had one; neither more nor less (RFC 6749 section 4.1.3, RFC 9700 section 4.8.2).
@@ -100,7 +100,7 @@ pub fn id_token(
     set("auth_time", grant.authentication.at.seconds().into());
     set("acr", grant.authentication.acr.as_str().into());
     set("amr", amr.into());
-    set("sid", grant.session_id.as_str().into());
+    set("sid", session::sid(ctx, &grant.session_id, &client.id).into());
     set("at_hash", at_hash(algorithm, access_token).into());
     if let Some(nonce) = nonce {
         set("nonce", nonce.into());

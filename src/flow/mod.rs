@@ -42,6 +42,7 @@ pub struct Context {
     pub sealing: SealingKey,
     pub rotation_key: DerivedKey,
     pub known_browser_key: DerivedKey,
+    pub session_key: DerivedKey,
     pub outbound: Outbound,
     /// One reading of clients, resources and keys; replaced within a second of a change.
     pub registry: ArcSwap<Registry>,

@@ -5,8 +5,10 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use crate::clock::UnixTime;
-use crate::crypto::opaque::{BrowserSecret, Digest, SessionSecret, csrf_token};
+use crate::config::SidScope;
+use crate::crypto::opaque::{BrowserSecret, Digest, SessionSecret, csrf_token, sid_of_client};
 use crate::domain::activity::Origin;
+use crate::domain::ids::{ClientId, SessionId};
 use crate::domain::session::SignedIn;
 use crate::store::StoreError;
 
@@ -64,6 +66,16 @@ impl Browser {
     pub fn csrf(&self, purpose: &str) -> String {
         use secrecy::ExposeSecret as _;
         csrf_token(self.secret.expose_secret(), purpose)
+    }
+}
+
+/// What a client is told a session is called, in ID tokens, logout tokens and front-channel logout alike. Derived, so that
+/// nothing needs to be stored; whoever judges a token goes by its grant, never by this.
+#[must_use]
+pub fn sid(ctx: &Context, session: &SessionId, client: &ClientId) -> String {
+    match ctx.config.session.sid {
+        SidScope::Shared => session.as_str().to_owned(),
+        SidScope::PerClient => sid_of_client(&ctx.session_key, session.as_str(), client.as_str()),
     }
 }
 

@@ -77,6 +77,8 @@ table! {
         last_address -> Text,
         user_agent -> Text,
         proven_at -> BigInt,
+        is_kept -> Bool,
+        auth_address -> Text,
     }
 }
 
@@ -116,6 +118,18 @@ table! {
         browser_id -> Text,
         user_id -> Text,
         network -> Text,
+        created_at -> BigInt,
+        expires_at -> BigInt,
+    }
+}
+
+table! {
+    sign_outs (sign_out_digest) {
+        sign_out_digest -> Binary,
+        browser_digest -> Binary,
+        session_id -> Text,
+        client_id -> Nullable<Text>,
+        back -> Nullable<Text>,
         created_at -> BigInt,
         expires_at -> BigInt,
     }
@@ -167,6 +181,7 @@ table! {
         refresh_expires_at -> Nullable<BigInt>,
         expires_at -> BigInt,
         revoked_at -> Nullable<BigInt>,
+        network -> Nullable<Text>,
     }
 }
 

@@ -18,7 +18,7 @@ use crate::protocol::token::TokenRequest;
 
 use super::access_token::{IssuedAccessToken, Speaker, audience};
 use super::registry::Registry;
-use super::{Context, access_token, issue};
+use super::{Context, access_token, issue, session};
 
 /// What the client is given; RFC 6749 section 5.1 says how it is written.
 pub struct Issued {
@@ -70,7 +70,8 @@ async fn issue_for_grant(
     let audience = audience(resource, &granted, default_audience)?;
     // What the client was registered for has perhaps become less since.
     let scope = scope.retain(|token| client.metadata.allows_scope(token));
-    let access = access_token::issue(&registry, &ctx.config, client, &Speaker::Person(grant), audience, &scope, now)?;
+    let speaker = Speaker::Person(grant, session::sid(ctx, &grant.session_id, &client.id));
+    let access = access_token::issue(&registry, &ctx.config, client, &speaker, audience, &scope, now)?;
     if !scope.contains(OPENID) {
         return Ok((access, None));
     }

@@ -20,7 +20,8 @@ use countersign::domain::user::User;
 use countersign::protocol::metadata::ClientMetadata;
 use countersign::protocol::scope::Scope;
 use countersign::store::{
-    Exchange, Failure, NewGrant, NewSession, NewUser, Registered, Rotation, RotationRequest, SignIn, Store, StoreError,
+    Actor, Exchange, Failure, NewGrant, NewSession, NewUser, Reason, Registered, Rotation, RotationRequest, SignIn,
+    Store, StoreError,
 };
 
 const NOW: UnixTime = UnixTime::from_seconds(1_700_000_000);
@@ -294,7 +295,7 @@ async fn s25_a_restart_forgets_nothing() {
     let (token, grant) = world.refreshing("openid offline_access").await;
     let (_, second) = world.rotate(&token, 0, NOW).await;
     let jti = uuid_v7(NOW);
-    world.store.revoke_access_token(jti.clone(), NOW).await.unwrap();
+    world.store.revoke_access_token(jti.clone(), Reason::RevokedByClient.by(Actor::System), NOW).await.unwrap();
     let reopened = Store::open(&world.url).unwrap();
     assert!(reopened.is_token_revoked(jti).await.unwrap());
     assert!(matches!(rotate(&reopened, &world.client, &second, 0, NOW).await.0, Rotation::Rotated(_)));

@@ -15,7 +15,7 @@ use super::activity::{NewActivity, note};
 use super::conn::{Conn, on_backend};
 use super::flows::write_progress;
 use super::grants::revoke;
-use super::revocations::Reason;
+use super::revocations::{Actor, Reason};
 use super::schema::{consents, grants};
 use super::{Store, StoreError};
 
@@ -118,7 +118,7 @@ impl Store {
             let living: Vec<String> =
                 on_backend!(conn, |c| living.load(c)).map_err(StoreError::operation("listing grants"))?;
             for id in &living {
-                revoke(conn, &GrantId::from_stored(id), Reason::ConsentRevoked, now)?;
+                revoke(conn, &GrantId::from_stored(id), &Reason::ConsentRevoked.by(Actor::Owner), now)?;
             }
             let anything = forgotten > 0 || !living.is_empty();
             if anything {

@@ -15,7 +15,7 @@ use crate::protocol::scope::Scope;
 
 use super::conn::{Conn, fixed, on_backend};
 use super::flows::complete;
-use super::revocations::{LONGEST_ACCESS_TOKEN, Reason, Target, append};
+use super::revocations::{Actor, Cause, LONGEST_ACCESS_TOKEN, Reason, Target, append};
 use super::schema::{grants, sessions, users};
 use super::{Store, StoreError};
 
@@ -137,11 +137,11 @@ macro_rules! parents_live {
 pub(super) use {parents_live, session_lives};
 
 /// Ends a grant, once; the entry in the log goes with it.
-pub(super) fn revoke(conn: &mut Conn, id: &GrantId, reason: Reason, now: UnixTime) -> Result<(), StoreError> {
+pub(super) fn revoke(conn: &mut Conn, id: &GrantId, cause: &Cause, now: UnixTime) -> Result<(), StoreError> {
     let living = grants::table.find(id.as_str()).filter(grants::revoked_at.is_null());
     let update = diesel::update(living).set(grants::revoked_at.eq(now.millis()));
     let rows = on_backend!(conn, |c| update.execute(c)).map_err(StoreError::operation("revoking a grant"))?;
-    if rows == 1 { append(conn, Target::Grant(id), reason, now, now) } else { Ok(()) }
+    if rows == 1 { append(conn, Target::Grant(id), cause, now, now).map(drop) } else { Ok(()) }
 }
 
 /// The state of a grant whose one-time thing was refused: only read to say why.
@@ -278,7 +278,7 @@ impl Store {
             }
             if found.code_consumed_at.is_some() {
                 // RFC 6749 section 4.1.2: what the first use gave ends.
-                revoke(conn, &owner.id, Reason::CodeReused, now)?;
+                revoke(conn, &owner.id, &Reason::CodeReused.by(Actor::System), now)?;
                 return Ok(Exchange::Reused);
             }
             Ok(if is(Some(&found.code_binding), &binding) { Exchange::Dead } else { Exchange::Unbound })
@@ -340,7 +340,7 @@ impl Store {
             {
                 return Ok(Rotation::Repeated(owner));
             }
-            revoke(conn, &owner.id, Reason::RefreshTokenReused, now)?;
+            revoke(conn, &owner.id, &Reason::RefreshTokenReused.by(Actor::System), now)?;
             Ok(Rotation::Reused(owner.id))
         });
         Ok((rotation.await?, successor))
@@ -382,8 +382,8 @@ impl Store {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub async fn revoke_grant(&self, id: GrantId, now: UnixTime) -> Result<(), StoreError> {
-        self.write(move |conn| revoke(conn, &id, Reason::RevokedByClient, now)).await
+    pub async fn revoke_grant(&self, id: GrantId, cause: Cause, now: UnixTime) -> Result<(), StoreError> {
+        self.write(move |conn| revoke(conn, &id, &cause, now)).await
     }
 }
 

@@ -8,6 +8,7 @@ mod consents;
 mod executor;
 mod flows;
 mod grants;
+mod outbox;
 mod registry;
 mod revocations;
 mod schema;
@@ -34,7 +35,9 @@ use executor::{Executor, Readers};
 pub use access_tokens::TokenState;
 pub use consents::Decision;
 pub use grants::{Exchange, NewGrant, Rotation, RotationRequest};
+pub use outbox::{Lease, NewOutboxItem, OutboxItem, OutboxKind};
 pub use registry::{Registered, RegistryRows};
+pub use revocations::{Actor, Cause, Reason};
 pub use sessions::{NewSession, SignIn};
 pub use throttles::Failure;
 pub use users::{Credential, NewUser};
@@ -139,6 +142,7 @@ impl StoreError {
 pub struct Store {
     writer: Executor,
     readers: Arc<Readers>,
+    bell: outbox::Bell,
 }
 
 /// Held by the one server of a SQLite file; released when it ends, however it ends.
@@ -163,7 +167,7 @@ impl Store {
         migrate(&mut writer)?;
         let text = text.into_owned();
         let readers = Readers::new(move || Conn::open_sqlite(&text))?;
-        Ok(Self { writer: Executor::sqlite_writer(writer)?, readers: Arc::new(readers) })
+        Ok(Self { writer: Executor::sqlite_writer(writer)?, readers: Arc::new(readers), bell: outbox::Bell::default() })
     }
 
     /// Claims the database for one server.

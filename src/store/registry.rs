@@ -14,7 +14,7 @@ use crate::protocol::jose::SigningAlgorithm;
 use crate::protocol::scope::Scope;
 
 use super::conn::{Conn, on_backend};
-use super::revocations::{Reason, Target, append};
+use super::revocations::{Actor, Reason, Target, append};
 use super::schema::{clients, counters, resources, signing_keys};
 use super::{Store, StoreError};
 
@@ -35,7 +35,7 @@ pub enum Registered {
     Exists,
 }
 
-type ClientRow = (String, String, Option<Vec<u8>>, Option<Vec<u8>>, Option<i64>, i64);
+type ClientRow = (String, String, Option<Vec<u8>>, Option<Vec<u8>>, Option<i64>, i64, Option<String>);
 type ResourceRow = (String, Option<String>, String, Option<i64>, Option<String>, Option<String>, i64);
 type KeyRow = (String, String, String, Vec<u8>, i64, i64, Option<i64>);
 
@@ -53,7 +53,7 @@ pub(super) fn touch(conn: &mut Conn) -> Result<(), StoreError> {
 }
 
 fn client(row: ClientRow) -> Result<Client, StoreError> {
-    let (id, metadata, secret, previous, previous_until, created_at) = row;
+    let (id, metadata, secret, previous, previous_until, created_at, _destination) = row;
     let metadata = serde_json::from_str(&metadata).map_err(|error| StoreError::corrupt("client", error))?;
     let digest = |bytes: Option<Vec<u8>>| bytes.and_then(|bytes| Digest::from_stored(&bytes));
     let mut client =
@@ -191,7 +191,7 @@ impl Store {
             let delete = diesel::delete(clients::table.find(id.as_str()));
             let rows = on_backend!(conn, |c| delete.execute(c)).map_err(StoreError::operation("deleting a client"))?;
             if rows == 1 {
-                append(conn, Target::Client(&id), Reason::ClientDeleted, now, now)?;
+                append(conn, Target::Client(&id), &Reason::ClientDeleted.by(Actor::Operator), now, now)?;
                 changed(conn)?;
             }
             Ok(rows == 1)

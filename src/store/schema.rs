@@ -34,6 +34,7 @@ table! {
         previous_secret_digest -> Nullable<Binary>,
         previous_secret_until -> Nullable<BigInt>,
         created_at -> BigInt,
+        logout_destination -> Nullable<Text>,
     }
 }
 
@@ -194,6 +195,34 @@ table! {
         reason -> Text,
         recorded_at -> BigInt,
         expires_at -> BigInt,
+        actor -> Text,
+    }
+}
+
+table! {
+    outbox (outbox_id) {
+        outbox_id -> Text,
+        kind -> Text,
+        destination -> Text,
+        subject -> Text,
+        session_id -> Nullable<Text>,
+        payload -> Binary,
+        revocation -> Nullable<BigInt>,
+        attempts -> BigInt,
+        next_at -> BigInt,
+        leased_by -> Nullable<Text>,
+        last_error -> Nullable<Text>,
+        created_at -> BigInt,
+        expires_at -> BigInt,
+        delivered_at -> Nullable<BigInt>,
+        given_up_at -> Nullable<BigInt>,
+    }
+}
+
+table! {
+    session_clients (session_id, client_id) {
+        session_id -> Text,
+        client_id -> Text,
     }
 }
 
@@ -225,4 +254,4 @@ table! {
     }
 }
 
-allow_tables_to_appear_in_same_query!(users, clients, sessions, grants, consents, revocations);
+allow_tables_to_appear_in_same_query!(users, clients, sessions, grants, consents, revocations, session_clients);

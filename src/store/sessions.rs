@@ -14,7 +14,7 @@ use crate::domain::user::User;
 use super::activity::{NewActivity, note};
 use super::conn::{fixed, on_backend};
 use super::flows::write_progress;
-use super::revocations::{Reason, Target, append};
+use super::revocations::{Actor, Reason, Target, append};
 use super::schema::{sessions, users};
 use super::throttles::{forgive, wait};
 use super::users::{USER, UserRow};
@@ -183,7 +183,8 @@ impl Store {
                 let end =
                     diesel::update(sessions::table.find(replaced.as_str())).set(sessions::ended_at.eq(now.millis()));
                 on_backend!(conn, |c| end.execute(c)).map_err(failed())?;
-                append(conn, Target::Session(replaced), Reason::SignedOut, now, now)?;
+                let cause = Reason::SessionReplaced.by(Actor::Owner);
+                append(conn, Target::Session(replaced), &cause, now, now)?;
             }
             if let Some(rehashed) = &new.rehashed {
                 let update =
@@ -232,7 +233,8 @@ impl Store {
             let Some((id, user)) = ended else { return Ok(()) };
             let user = UserId::from_stored(user);
             note(conn, &NewActivity { user: &user, event: Event::SignedOut, origin: &origin, detail: "" }, now)?;
-            append(conn, Target::Session(&SessionId::from_stored(id)), Reason::SignedOut, now, now)
+            let cause = Reason::SignedOut.by(Actor::Owner);
+            append(conn, Target::Session(&SessionId::from_stored(id)), &cause, now, now).map(drop)
         })
         .await
     }

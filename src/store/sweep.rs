@@ -49,6 +49,9 @@ impl Store {
         for (table, key, before) in tables {
             swept += self.write(move |conn| sweep_table(conn, table, key, "expires_at", before)).await?;
         }
+        // What is neither delivered nor given up waits for whoever delivers it.
+        let settled = "(delivered_at IS NOT NULL OR given_up_at IS NOT NULL) AND expires_at";
+        swept += self.write(move |conn| sweep_table(conn, "outbox", "outbox_id", settled, now)).await?;
         swept +=
             self.write(move |conn| sweep_table(conn, "activity", "activity_id", "at", now.minus(KEPT_FOR))).await?;
         let keys = self.write(move |conn| {

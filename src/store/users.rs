@@ -12,7 +12,7 @@ use crate::domain::user::{User, normal_name};
 use super::activity::{NewActivity, note};
 use super::conn::{Conn, on_backend};
 use super::registry::Registered;
-use super::revocations::{Reason, Target, append};
+use super::revocations::{Actor, Cause, Reason, Target, append};
 use super::schema::{grants, sessions, users};
 use super::throttles::forgive;
 use super::{Store, StoreError};
@@ -92,7 +92,7 @@ fn note_operators(conn: &mut Conn, user: &UserId, event: Event, now: UnixTime) -
 }
 
 /// Ends all that a person has running: sessions and grants, so that nothing of it can live again.
-fn end_everything_of(conn: &mut Conn, user: &UserId, reason: Reason, now: UnixTime) -> Result<(), StoreError> {
+fn end_everything_of(conn: &mut Conn, user: &UserId, cause: &Cause, now: UnixTime) -> Result<(), StoreError> {
     let failed = || StoreError::operation("ending what a person has running");
     let open = sessions::table.filter(sessions::user_id.eq(user.as_str())).filter(sessions::ended_at.is_null());
     let end = diesel::update(open).set(sessions::ended_at.eq(now.millis()));
@@ -100,7 +100,7 @@ fn end_everything_of(conn: &mut Conn, user: &UserId, reason: Reason, now: UnixTi
     let living = grants::table.filter(grants::user_id.eq(user.as_str())).filter(grants::revoked_at.is_null());
     let revoke = diesel::update(living).set(grants::revoked_at.eq(now.millis()));
     on_backend!(conn, |c| revoke.execute(c)).map_err(failed())?;
-    append(conn, Target::User(user), reason, now, now)
+    append(conn, Target::User(user), cause, now, now).map(drop)
 }
 
 impl Store {
@@ -228,7 +228,7 @@ impl Store {
                 note_operators(conn, &id, Event::PasswordChanged, now)?;
             }
             if rows == 1 && !keep_sessions {
-                end_everything_of(conn, &id, Reason::PasswordChanged, now)?;
+                end_everything_of(conn, &id, &Reason::PasswordChanged.by(Actor::Operator), now)?;
             }
             Ok(rows == 1)
         })
@@ -249,7 +249,7 @@ impl Store {
                 note_operators(conn, &id, event, now)?;
             }
             if rows == 1 && disabled {
-                end_everything_of(conn, &id, Reason::UserDisabled, now)?;
+                end_everything_of(conn, &id, &Reason::UserDisabled.by(Actor::Operator), now)?;
             }
             Ok(rows == 1)
         })

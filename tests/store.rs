@@ -103,6 +103,8 @@ impl World {
             proven_at: NOW,
             last_seen_at: NOW,
             expires_at: NOW.plus(DAY),
+            is_kept: false,
+            auth_address: String::new(),
         };
         self.cookie = SessionSecret::mint().unwrap().digest();
         let flow = FlowId::mint().unwrap().digest();

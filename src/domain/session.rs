@@ -33,6 +33,10 @@ pub struct Session {
     pub last_seen_at: UnixTime,
     /// The absolute end.
     pub expires_at: UnixTime,
+    /// The person chose to stay signed in: the session outlives the browser's closing and has no idle end.
+    pub is_kept: bool,
+    /// From where they last proved who they are; empty where that is not known.
+    pub auth_address: String,
 }
 
 /// A live session and whose it is.

@@ -17,12 +17,12 @@ use crate::store::{Failure, NewSession, SignIn};
 
 use super::Context;
 use super::interaction::{Situation, Step};
-use super::session::Browser;
+use super::session::{Browser, SessionCookie};
 
 /// What a sign-in came to.
 pub enum Outcome {
     /// The new session's cookie, and the mark by which this browser is known to the account from now on.
-    SignedIn { cookie: SecretString, known: String },
+    SignedIn { cookie: SessionCookie, known: String },
     /// Name or password is wrong; which of them is not said.
     Wrong,
     /// Too many wrong guesses; not before this instant.
@@ -41,6 +41,7 @@ pub async fn sign_in(
     browser: &Browser,
     username: Option<&str>,
     password: SecretString,
+    keep: bool,
     now: UnixTime,
 ) -> Result<Outcome, OAuthError> {
     let name = match (&situation.step, &situation.signed_in) {
@@ -79,6 +80,22 @@ pub async fn sign_in(
     let before = situation.signed_in.as_ref().map(|signed_in| &signed_in.session);
     let continues = before.is_some_and(|session| session.user_id == credential.user_id);
     let id = before.filter(|_| continues).map_or_else(SessionId::random, |session| session.id.clone());
+    // Asked where a sign-in begins; proving oneself again changes nothing about it.
+    let is_kept = match situation.step {
+        Step::Reauthenticate => continues && before.is_some_and(|session| session.is_kept),
+        _ => keep && !ctx.config.session.keep.is_zero(),
+    };
+    let session = Session {
+        id: id.clone(),
+        user_id: credential.user_id.clone(),
+        authentication: Authentication { at: now, acr: ACR_PASSWORD.to_owned(), amr: AMR_PASSWORD.to_owned() },
+        proven_at: now,
+        last_seen_at: now,
+        expires_at: now.plus(if is_kept { ctx.config.session.keep } else { ctx.config.session.lifetime }),
+        is_kept,
+        auth_address: browser.origin.address.clone(),
+    };
+    let session_cookie = SessionCookie::new(&cookie, &session, now);
     let stored = ctx.store.sign_in(
         NewSession {
             cookie: cookie.digest(),
@@ -90,15 +107,8 @@ pub async fn sign_in(
             account,
             buckets,
             flow: situation.id,
-            progress: Progress { session_id: Some(id.clone()), signed_in: true, ..Progress::default() },
-            session: Session {
-                id,
-                user_id: credential.user_id.clone(),
-                authentication: Authentication { at: now, acr: ACR_PASSWORD.to_owned(), amr: AMR_PASSWORD.to_owned() },
-                proven_at: now,
-                last_seen_at: now,
-                expires_at: now.plus(ctx.config.session.lifetime),
-            },
+            progress: Progress { session_id: Some(id), signed_in: true, ..Progress::default() },
+            session,
         },
         now,
     );
@@ -106,7 +116,7 @@ pub async fn sign_in(
         SignIn::Done => {
             tracing::info!(user.id = %credential.user_id, network = browser.network, "signed in");
             let known = browser_mark(&ctx.known_browser_key, &owner)?;
-            Ok(Outcome::SignedIn { cookie: cookie.reveal(), known })
+            Ok(Outcome::SignedIn { cookie: session_cookie, known })
         }
         SignIn::Blocked(until) => Ok(Outcome::Wait(until)),
         SignIn::Gone => Ok(Outcome::Wrong),

@@ -9,7 +9,7 @@ use crate::config::SidScope;
 use crate::crypto::opaque::{BrowserSecret, Digest, SessionSecret, csrf_token, sid_of_client};
 use crate::domain::activity::Origin;
 use crate::domain::ids::{ClientId, SessionId};
-use crate::domain::session::SignedIn;
+use crate::domain::session::{Session, SignedIn};
 use crate::store::StoreError;
 
 use super::Context;
@@ -76,6 +76,20 @@ pub fn sid(ctx: &Context, session: &SessionId, client: &ClientId) -> String {
     match ctx.config.session.sid {
         SidScope::Shared => session.as_str().to_owned(),
         SidScope::PerClient => sid_of_client(&ctx.session_key, session.as_str(), client.as_str()),
+    }
+}
+
+/// The cookie of a session, as its browser is to keep it.
+pub struct SessionCookie {
+    pub value: SecretString,
+    /// `None`: until the browser closes.
+    pub max_age: Option<Duration>,
+}
+
+impl SessionCookie {
+    #[must_use]
+    pub fn new(secret: &SessionSecret, session: &Session, now: UnixTime) -> Self {
+        Self { value: secret.reveal(), max_age: session.is_kept.then(|| session.expires_at.since(now)) }
     }
 }
 

@@ -267,6 +267,17 @@ pub fn wait_words(until: UnixTime, now: UnixTime) -> (String, u64) {
     (words, seconds)
 }
 
+/// A length of time in whole days where it has any, in words.
+pub fn span_words(span: std::time::Duration) -> String {
+    let hours = span.as_secs().div_ceil(3600);
+    match (hours / 24, hours) {
+        (1, _) => "a day".to_owned(),
+        (0, 1) => "an hour".to_owned(),
+        (0, hours) => format!("{hours} hours"),
+        (days, _) => format!("{days} days"),
+    }
+}
+
 pub fn method_not_allowed(allowed: &'static str) -> HttpResponse {
     let error = OAuthError::invalid_request("This method is not allowed here.");
     let mut response = json_error_with_status(&error, StatusCode::METHOD_NOT_ALLOWED);
@@ -310,5 +321,8 @@ mod tests {
         assert_eq!(wait_words(UnixTime::from_seconds(101), now).0, "in a second");
         assert_eq!(wait_words(UnixTime::from_millis(131_500), now), ("in 32 seconds".to_owned(), 32));
         assert_eq!(wait_words(UnixTime::from_seconds(400), now).0, "in 5 minutes");
+        assert_eq!(span_words(std::time::Duration::from_hours(30 * 24)), "30 days");
+        assert_eq!(span_words(std::time::Duration::from_hours(24)), "a day");
+        assert_eq!(span_words(std::time::Duration::from_mins(90)), "2 hours");
     }
 }

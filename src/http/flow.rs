@@ -17,7 +17,9 @@ use crate::protocol::params::Params;
 use crate::protocol::redirect_uri::origin_of;
 use crate::protocol::scope::{OFFLINE_ACCESS, OIDC_SCOPES};
 
-use super::answer::{PageOptions, error_page, flow_gone, forged, page, see_other, wait_words, with_cookies};
+use super::answer::{
+    PageOptions, error_page, flow_gone, forged, page, see_other, span_words, wait_words, with_cookies,
+};
 use super::authorize::{respond, with_browser_cookie};
 use super::pages::{ConsentPage, ConsentResource, LoginPage, ReauthPage, SelectPage};
 use super::request::{CookieNames, PageForm, browser, is_own_form};
@@ -54,6 +56,7 @@ struct Notice<'a> {
     error: Option<&'a str>,
     wait: Option<&'a str>,
     status: Option<StatusCode>,
+    keep: bool,
 }
 
 /// Finds the flow; a missing one is answered by a page.
@@ -115,7 +118,11 @@ async fn show(ctx: &Context, visit: &Visit, notice: &Notice<'_>) -> HttpResponse
             let hint = request.and_then(|request| request.login_hint.as_deref()).unwrap_or_default();
             let username = if notice.username.is_empty() { hint } else { notice.username };
             let Notice { error, wait, .. } = *notice;
-            page(&LoginPage { flow_id: &visit.id, csrf: &csrf, client_name, username, error, wait }, &options)
+            let keep_for = Some(ctx.config.session.keep).filter(|span| !span.is_zero()).map(span_words);
+            let keep = notice.keep;
+            let body =
+                LoginPage { flow_id: &visit.id, csrf: &csrf, client_name, username, keep, keep_for, error, wait };
+            page(&body, &options)
         }
         (Step::Reauthenticate, Some(signed_in)) => {
             // The name that is typed: password managers go by it.
@@ -217,13 +224,14 @@ pub async fn sign_in(
     let now = ctx.now();
     let username = form.get("username");
     let password = form.get("password").unwrap_or_default().into();
-    match login::sign_in(&ctx, &visit.situation, &visit.browser, username, password, now).await {
+    let keep = form.get("keep") == Some("yes");
+    match login::sign_in(&ctx, &visit.situation, &visit.browser, username, password, keep, now).await {
         Ok(login::Outcome::Elsewhere) => back_to(&ctx, &visit),
         Ok(login::Outcome::SignedIn { cookie, known }) => {
             let names = CookieNames::new(https);
             let known_for = std::time::Duration::from_hours(4320);
             let lines = [
-                names.set(names.session, cookie.expose_secret(), None),
+                names.set(names.session, cookie.value.expose_secret(), cookie.max_age),
                 names.set(names.known, &known, Some(known_for)),
             ];
             with_cookies(back_to(&ctx, &visit), lines)
@@ -237,14 +245,15 @@ pub async fn sign_in(
             show(
                 &ctx,
                 &visit,
-                &Notice { username: username.unwrap_or_default(), error: Some(error), ..Notice::default() },
+                &Notice { username: username.unwrap_or_default(), error: Some(error), keep, ..Notice::default() },
             )
             .await
         }
         Ok(login::Outcome::Wait(until)) => {
             let (words, seconds) = wait_words(until, now);
             let status = Some(StatusCode::TOO_MANY_REQUESTS);
-            let notice = Notice { username: username.unwrap_or_default(), wait: Some(&words), status, error: None };
+            let username = username.unwrap_or_default();
+            let notice = Notice { username, wait: Some(&words), status, keep, error: None };
             let mut response = show(&ctx, &visit, &notice).await;
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
             response

@@ -18,7 +18,7 @@ pub struct Link {
     pub label: String,
 }
 
-/// Sign-in with user name and password. Posts `csrf`, `username` and `password` to `/flow/{flow_id}/sign-in`;
+/// Sign-in with user name and password. Posts `csrf`, `username`, `password` and `keep=yes` to `/flow/{flow_id}/sign-in`;
 /// cancelling posts `csrf` to `/flow/{flow_id}/cancel`.
 #[derive(Debug, Template)]
 #[template(path = "pages/login.html")]
@@ -31,6 +31,10 @@ pub struct LoginPage<'a> {
     pub client_name: Option<&'a str>,
     /// The user name to start with: the client's `login_hint`, or what was typed before. May be empty.
     pub username: &'a str,
+    /// Whether "Keep me signed in" is ticked.
+    pub keep: bool,
+    /// How long a person can choose to stay signed in; `None` where that is not offered.
+    pub keep_for: Option<String>,
     /// What was wrong with the last attempt, as a sentence.
     pub error: Option<&'a str>,
     /// Too many attempts: when to try again, as in "in 2 minutes". Shown in place of `error`.

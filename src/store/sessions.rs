@@ -65,6 +65,8 @@ struct SessionRow {
     last_seen_at: i64,
     expires_at: i64,
     proven_at: i64,
+    is_kept: bool,
+    auth_address: String,
 }
 
 const SESSION: (
@@ -76,6 +78,8 @@ const SESSION: (
     sessions::last_seen_at,
     sessions::expires_at,
     sessions::proven_at,
+    sessions::is_kept,
+    sessions::auth_address,
 ) = (
     sessions::session_id,
     sessions::user_id,
@@ -85,6 +89,8 @@ const SESSION: (
     sessions::last_seen_at,
     sessions::expires_at,
     sessions::proven_at,
+    sessions::is_kept,
+    sessions::auth_address,
 );
 
 impl From<SessionRow> for Session {
@@ -96,13 +102,15 @@ impl From<SessionRow> for Session {
             last_seen_at: UnixTime::from_millis(row.last_seen_at),
             expires_at: UnixTime::from_millis(row.expires_at),
             proven_at: UnixTime::from_millis(row.proven_at),
+            is_kept: row.is_kept,
+            auth_address: row.auth_address,
         }
     }
 }
 
 impl Store {
-    /// The live session of a cookie, and whose it is: not ended, not past its end, seen since `idle_since`, its person
-    /// not disabled.
+    /// The live session of a cookie, and whose it is: not ended, not past its end, seen since `idle_since` or kept, its
+    /// person not disabled.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -118,7 +126,7 @@ impl Store {
                 .filter(sessions::cookie_digest.eq(cookie.as_bytes().as_slice()))
                 .filter(sessions::ended_at.is_null())
                 .filter(sessions::expires_at.gt(now.millis()))
-                .filter(sessions::last_seen_at.gt(idle_since.millis()))
+                .filter(sessions::is_kept.or(sessions::last_seen_at.gt(idle_since.millis())))
                 .filter(users::disabled_at.is_null())
                 .select((SESSION, USER));
             let row: Option<(SessionRow, UserRow)> =
@@ -161,6 +169,8 @@ impl Store {
                 sessions::user_agent.eq(&new.origin.user_agent),
                 sessions::expires_at.eq(session.expires_at.millis()),
                 sessions::proven_at.eq(session.proven_at.millis()),
+                sessions::is_kept.eq(session.is_kept),
+                sessions::auth_address.eq(&session.auth_address),
             );
             if new.continues {
                 let update =

@@ -200,8 +200,10 @@ impl Page {
                     pressed = Some((owner, forms.len(), get("name"), get("value"), get("formaction")));
                 }
                 "input" if tag.attributes.contains_key("name") => {
+                    // A box that is not ticked is sent by nobody; the test that ticks it fills in its value.
+                    let unticked = get("type") == "checkbox" && !tag.attributes.contains_key("checked");
                     if let Some(form) = &mut form {
-                        form.inputs.push((get("name"), get("value")));
+                        form.inputs.push((get("name"), if unticked { String::new() } else { get("value") }));
                     }
                 }
                 _ => {}

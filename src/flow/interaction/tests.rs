@@ -42,6 +42,8 @@ fn signed_in(seconds_ago: i64) -> SignedIn {
             proven_at: at,
             last_seen_at: NOW,
             expires_at: NOW.plus(Duration::from_hours(1)),
+            is_kept: false,
+            auth_address: String::new(),
         },
         user: User {
             id: user_id,

@@ -3,6 +3,7 @@
 //! reported at once, and the server starts with none. Creates no file and opens none but to see that it can be read.
 
 mod keys;
+mod mail;
 mod read;
 
 use std::fmt;
@@ -53,12 +54,14 @@ pub struct Config {
     pub signing_key: SigningKeyConfig,
     /// `[password]`
     pub password: PasswordConfig,
+    /// `[mail]`; `None` where mail goes nowhere, and with it all that needs a mailbox.
+    pub mail: Option<MailConfig>,
+    /// `[registration]`
+    pub registration: RegistrationConfig,
     /// `[server]`
     pub server: ServerConfig,
     /// `[log]`
     pub log: LogConfig,
-    /// Where the operator's own listener is: metrics and health. `metrics.listen`. Default: none.
-    pub metrics_listen: Option<SocketAddr>,
     /// `[outbound]`
     pub outbound: OutboundConfig,
 }
@@ -181,6 +184,55 @@ pub struct PasswordConfig {
     pub queue: usize,
     /// Characters of a new password at least (NIST SP 800-63B-4 3.1.1.2). Default: 15. From 8 to 64.
     pub min_length: usize,
+    /// Where new passwords are looked up in a breach corpus (k-anonymity range look-up). Default: nowhere.
+    pub breach_url: Option<Url>,
+}
+
+/// Mail that we send.
+#[derive(Debug, Clone)]
+pub struct MailConfig {
+    /// `mail.url`. Default in development mode: the directory `mail` in `data_dir`.
+    pub url: MailUrl,
+    /// The sender. `mail.from`; must be set beside a mail server.
+    pub from: lettre::message::Mailbox,
+}
+
+/// Where mail goes.
+#[derive(Debug, Clone)]
+pub enum MailUrl {
+    /// `file://DIRECTORY`: one file each, for development.
+    Directory(PathBuf),
+    /// `smtp://` or `smtps://`. The operator's own server, so the fence around outbound requests does not apply to it.
+    Smtp {
+        /// A name or an address.
+        host: String,
+        /// Default: 465 for smtps, 587 for smtp, 25 on this machine.
+        port: u16,
+        /// Whether and how the way there is encrypted.
+        tls: SmtpTls,
+        /// User name and password.
+        credentials: Option<(String, SecretString)>,
+    },
+}
+
+/// Mails hold links that open accounts, so they leave this machine under TLS only (RFC 8314).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SmtpTls {
+    /// From the first byte (`smtps://`).
+    Wrapped,
+    /// By STARTTLS, without which nothing is sent (`smtp://`).
+    Required,
+    /// `smtp://` to this very machine.
+    Absent,
+}
+
+/// Accounts that people make themselves.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RegistrationConfig {
+    /// Default: false.
+    pub enabled: bool,
+    /// Only addresses of these domains, in lower case; empty for any. Default: empty.
+    pub email_domains: Vec<String>,
 }
 
 /// The HTTP server.
@@ -195,17 +247,6 @@ pub struct ServerConfig {
 pub struct LogConfig {
     /// Default: `info`.
     pub level: LogLevel,
-    /// Default: `text`.
-    pub format: LogFormat,
-}
-
-/// For whom a line of the log is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// For machines: one object a line.
-    Json,
 }
 
 /// How much is logged. Five words and no filter by module: a library's debug output may hold what ours never does.

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 /// From the bottom up; a module may use what stands above it in this list, and itself.
 const LAYERS: &[&[&str]] = &[
     &["protocol"],
-    &["clock", "config", "metrics"],
+    &["clock", "config"],
     &["domain", "crypto"],
-    &["store", "outbound", "logging"],
+    &["store", "outbound"],
     &["flow"],
     &["http", "delivery"],
     &["app", "development", "tls"],

@@ -12,11 +12,12 @@ use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret as _, SecretString};
 use url::Host;
 
+use super::mail::{breach_url, mail, registration};
 use super::read::{self, Parsed, Raw, Reader, short};
 use super::{
     AccessTokenConfig, AuthorizationCodeConfig, Config, DatabaseUrl, HostPort, IdTokenConfig, Issuer, KeySource,
-    LogConfig, LogFormat, LogLevel, OutboundConfig, PasswordConfig, RefreshTokenConfig, ServerConfig, SessionConfig,
-    SidScope, SigningKeyConfig, Tls,
+    LogConfig, LogLevel, OutboundConfig, PasswordConfig, RefreshTokenConfig, ServerConfig, SessionConfig, SidScope,
+    SigningKeyConfig, Tls,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -39,6 +40,7 @@ pub(super) fn read(reader: &mut Reader) -> Option<Config> {
         reader.problem("database_url", "PostgreSQL is not supported by this version yet; use sqlite://PATH");
     }
     let audience = reader.take("access_token.audience", audience);
+    let mail = mail(reader, issuer.as_ref(), development, &data_dir);
     let publish_ahead = reader.take("signing_key.publish_ahead", read::span(Duration::ZERO..=30 * DAY));
     Some(Config {
         database_url: database_url.unwrap_or_else(|| DatabaseUrl::Sqlite(data_dir.join("countersign.db"))),
@@ -61,12 +63,10 @@ pub(super) fn read(reader: &mut Reader) -> Option<Config> {
             publish_ahead: publish_ahead.unwrap_or(if development { Duration::ZERO } else { HOUR }),
         },
         password: password(reader, cores),
+        registration: registration(reader, mail.is_some()),
+        mail,
         server: ServerConfig { workers: reader.take("server.workers", read::number(1..=256)).unwrap_or(cores) },
-        log: LogConfig {
-            level: reader.take("log.level", log_level).unwrap_or(LogLevel::Info),
-            format: reader.take("log.format", log_format).unwrap_or(LogFormat::Text),
-        },
-        metrics_listen: reader.take("metrics.listen", address),
+        log: LogConfig { level: reader.take("log.level", log_level).unwrap_or(LogLevel::Info) },
         outbound: OutboundConfig {
             allow: reader.take("outbound.allow", read::list(host_port)).unwrap_or_default(),
             allow_private: reader.take("outbound.allow_private", read::boolean).unwrap_or(false),
@@ -202,6 +202,7 @@ fn password(reader: &mut Reader, cores: usize) -> PasswordConfig {
         threads: reader.take("password.threads", read::number(1..=256)).unwrap_or(cores),
         queue: reader.take("password.queue", read::number(1..=10_000)).unwrap_or(64),
         min_length: reader.take("password.min_length", read::number(8..=64)).unwrap_or(15),
+        breach_url: reader.take("password.breach_url", breach_url),
     };
     // OWASP Password Storage Cheat Sheet, Argon2id: these are of equal strength.
     let least = match config.iterations {
@@ -271,14 +272,6 @@ fn log_level(raw: Raw) -> Parsed<LogLevel> {
     let levels = [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace];
     let found = levels.into_iter().find(|level| level.as_str() == text);
     found.ok_or_else(|| format!("{text:?} is not a level; write error, warn, info, debug or trace"))
-}
-
-fn log_format(raw: Raw) -> Parsed<LogFormat> {
-    match read::text(raw)?.as_str() {
-        "text" => Ok(LogFormat::Text),
-        "json" => Ok(LogFormat::Json),
-        other => Err(format!("{other:?} is not a format; write text or json")),
-    }
 }
 
 fn host_port(text: &str) -> Parsed<HostPort> {

@@ -239,6 +239,37 @@ fn no_secret_is_shown_by_debug_or_by_a_problem() {
 }
 
 #[test]
+fn mail_goes_to_a_server_under_tls_or_to_a_directory() {
+    let url =
+        |text: &str| good("mail.from = 'a <a@example.com>'", &[("COUNTERSIGN_MAIL__URL", text)]).mail.unwrap().url;
+    let smtp = |text: &str| match url(text) {
+        MailUrl::Smtp { host, port, tls, credentials } => (host, port, tls, credentials.map(|(user, _)| user)),
+        MailUrl::Directory(path) => panic!("{path:?}"),
+    };
+    assert_eq!(smtp("smtps://u%40x:p@mx.example"), ("mx.example".into(), 465, SmtpTls::Wrapped, Some("u@x".into())));
+    assert_eq!(smtp("smtp://mx.example"), ("mx.example".into(), 587, SmtpTls::Required, None));
+    assert_eq!(smtp("smtp://127.0.0.1:2525"), ("127.0.0.1".into(), 2525, SmtpTls::Absent, None));
+    assert_eq!(smtp("smtp://[::1]"), ("::1".into(), 25, SmtpTls::Absent, None));
+    assert!(matches!(url("file://some/where"), MailUrl::Directory(path) if path == Path::new("some/where")));
+    let default = good("", &[]).mail.unwrap();
+    assert!(matches!(default.url, MailUrl::Directory(path) if path == Path::new("data/mail")));
+    assert_eq!(default.from.to_string(), "Countersign <no-reply@localhost>");
+    assert!(good("issuer = 'http://localhost:9'", &[]).mail.is_none());
+    let secret = good("mail.from = 'a@example.com'", &[("COUNTERSIGN_MAIL__URL", "smtps://me:hush@mx.example")]);
+    assert!(!format!("{secret:?}").contains("hush"));
+    for bad in
+        ["smtps://me:hush@", "smtp://me:hush@mx.example/path", "smtps://mx.example?hush=1", "imap://me:hush@mx", "hush"]
+    {
+        let told = problems("mail.from = 'a@example.com'", &[("COUNTERSIGN_MAIL__URL", bad)]);
+        assert!(told.len() == 1 && !told.concat().contains("hush"), "{told:?}");
+    }
+    let told =
+        problems("issuer = 'http://localhost:9'\n[registration]\nenabled = true\n[mail]\nfrom = 'a@example.com'", &[]);
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(problems("", &[("COUNTERSIGN_MAIL__URL", "smtp://localhost")])[0].starts_with("mail.from: must be set"));
+}
+
+#[test]
 fn a_broken_file_is_told_with_its_line() {
     let told = problems("listen = '127.0.0.1:1'\n\nissuer = \n", &[]);
     assert_eq!(told.len(), 1, "{told:?}");

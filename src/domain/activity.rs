@@ -11,6 +11,41 @@ pub struct Origin {
     pub user_agent: String,
 }
 
+impl Origin {
+    /// The browser and its system in words of our own: what a stranger calls theirs goes into nobody's mail.
+    #[must_use]
+    pub fn device(&self) -> String {
+        // The first that fits: browsers name each other in their descriptions.
+        let first = |names: &[(&str, &'static str)]| {
+            names.iter().find(|(mark, _)| self.user_agent.contains(mark)).map(|(_, name)| *name)
+        };
+        let browser = first(&[
+            ("Edg", "Edge"),
+            ("OPR/", "Opera"),
+            ("SamsungBrowser/", "Samsung Internet"),
+            ("Firefox/", "Firefox"),
+            ("FxiOS/", "Firefox"),
+            ("Chrom", "Chrome"),
+            ("CriOS/", "Chrome"),
+            ("Safari/", "Safari"),
+        ]);
+        let system = first(&[
+            ("Android", "Android"),
+            ("iPhone", "iPhone"),
+            ("iPad", "iPad"),
+            ("Windows", "Windows"),
+            ("Mac OS X", "macOS"),
+            ("CrOS", "ChromeOS"),
+            ("Linux", "Linux"),
+        ]);
+        match (browser, system) {
+            (Some(browser), Some(system)) => format!("{browser} on {system}"),
+            (Some(one), None) | (None, Some(one)) => one.to_owned(),
+            (None, None) => "an unknown browser".to_owned(),
+        }
+    }
+}
+
 macro_rules! events {
     ($($(#[$doc:meta])* $name:ident => $text:literal),* $(,)?) => {
         /// What can happen to an account.
@@ -66,6 +101,8 @@ events! {
     DeletionAsked => "deletion_asked",
     AccountDisabled => "account_disabled",
     AccountEnabled => "account_enabled",
+    /// Told by mail alone: with the account its activity is gone.
+    AccountDeleted => "account_deleted",
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +117,17 @@ pub struct Activity {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_browser_is_named_in_our_own_words() {
+        let named = |user_agent: &str| Origin { address: String::new(), user_agent: user_agent.to_owned() }.device();
+        let chrome =
+            "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36";
+        assert_eq!(named(chrome), "Chrome on Linux");
+        assert_eq!(named(&format!("{chrome} Edg/140.0")), "Edge on Linux");
+        assert_eq!(named("Mozilla/5.0 (Android 15; Mobile; rv:140.0) Gecko/140.0 Firefox/140.0"), "Firefox on Android");
+        assert_eq!(named("buy at http://evil.example"), "an unknown browser");
+    }
 
     #[test]
     fn every_event_reads_back_and_none_shares_its_word() {

@@ -6,6 +6,8 @@ pub mod flow;
 pub mod grant;
 pub mod ids;
 pub mod key;
+pub mod link;
+pub mod password;
 pub mod resource;
 pub mod session;
 pub mod throttle;

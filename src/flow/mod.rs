@@ -9,6 +9,7 @@ pub mod introspect;
 pub mod issue;
 pub mod login;
 pub mod logout;
+pub mod mail;
 pub mod recent;
 pub mod registry;
 pub mod revoke;
@@ -17,7 +18,6 @@ pub mod token;
 pub mod userinfo;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 
@@ -27,7 +27,6 @@ use crate::crypto::CryptoError;
 use crate::crypto::opaque::DerivedKey;
 use crate::crypto::password::PasswordHasher;
 use crate::crypto::seal::SealingKey;
-use crate::metrics::Metrics;
 use crate::outbound::Outbound;
 use crate::protocol::error::OAuthError;
 use crate::store::{Store, StoreError};
@@ -49,9 +48,6 @@ pub struct Context {
     /// One reading of clients, resources and keys; replaced within a second of a change.
     pub registry: ArcSwap<Registry>,
     pub remote_keys: RemoteKeys,
-    pub metrics: Metrics,
-    /// Told to stop: what runs is finished, and nobody should be sent here any more.
-    pub stopping: AtomicBool,
 }
 
 impl Context {
@@ -61,13 +57,14 @@ impl Context {
     }
 
     #[must_use]
-    pub fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Relaxed)
-    }
-
-    #[must_use]
     pub fn issuer(&self) -> &str {
         self.config.issuer.as_str()
+    }
+
+    /// The host that people know us by.
+    #[must_use]
+    pub fn service(&self) -> &str {
+        self.config.issuer.url().authority()
     }
 
     #[must_use]

@@ -1,0 +1,43 @@
+//! Links that mails carry: each proves that somebody reads a mailbox, for one purpose, once.
+
+use std::time::Duration;
+
+/// What a link is for. It is good for nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkKind {
+    ResetPassword,
+    /// Makes the account that was asked for.
+    Register,
+    /// Shows that a new address of an account is its owner's.
+    ConfirmEmail,
+}
+
+impl LinkKind {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ResetPassword => "reset_password",
+            Self::Register => "register",
+            Self::ConfirmEmail => "confirm_email",
+        }
+    }
+
+    /// A reset opens an account, so it is short (OWASP ASVS 5 V6.4.1).
+    #[must_use]
+    pub const fn lifetime(self) -> Duration {
+        match self {
+            Self::ResetPassword => Duration::from_mins(15),
+            Self::Register | Self::ConfirmEmail => Duration::from_hours(24),
+        }
+    }
+
+    /// The address of its page.
+    #[must_use]
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::ResetPassword => "/password/reset",
+            Self::Register => "/register/confirm",
+            Self::ConfirmEmail => "/account/email/confirm",
+        }
+    }
+}

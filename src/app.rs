@@ -1,8 +1,12 @@
 //! The composition root: opens everything, starts what runs beside the requests, serves.
 
+use std::net::TcpListener;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use actix_web::dev::ServerHandle;
+use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
 use arc_swap::ArcSwap;
 use thiserror::Error;
@@ -16,14 +20,23 @@ use crate::crypto::seal::SealingKey;
 use crate::flow::Context;
 use crate::flow::client::RemoteKeys;
 use crate::flow::registry::Registry;
+use crate::metrics::Metrics;
 use crate::outbound::{Outbound, OutboundError};
 use crate::protocol::jose::SigningAlgorithm;
 use crate::store::{Store, StoreError};
-use crate::{delivery, development, http, tls};
+use crate::{delivery, development, http, logging, tls};
 
 /// Headers that take longer are not coming.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Proxies keep their connections for a minute, and the one who closes first must be the one who sends.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// Longer than this nobody takes what we write: the connection is gone.
+const WRITE_TIMEOUT_MILLIS: u32 = 15_000;
+/// Connections that the system holds for us until we take them.
+const BACKLOG: i32 = 1024;
+/// Between the word to stop and closing the door: the load balancer sees that we are not ready, and those who keep a
+/// connection are asked to close it.
+const LEAVE: Duration = Duration::from_secs(1);
 /// What is running when the server is told to stop gets this long.
 const DRAIN_SECONDS: u64 = 15;
 /// For another process, a command say, that holds the database.
@@ -109,26 +122,11 @@ pub async fn open_sealing_key(config: &Config, store: &Store) -> Result<SealingK
 /// # Errors
 /// When something that it needs cannot be had; the message says what to do.
 pub fn serve(config: Config) -> Result<(), AppError> {
-    start_logging(&config);
+    logging::start(&config.log);
+    raise_file_limit();
     // A second call finds the first one's choice, the same.
     drop(rustls::crypto::ring::default_provider().install_default());
     actix_web::rt::System::new().block_on(run(config))
-}
-
-fn start_logging(config: &Config) {
-    let level = config.log.level.as_str();
-    let filter = tracing_subscriber::EnvFilter::new(format!(
-        "{level},actix_server=warn,actix_http=off,rustls=warn,hyper=warn,reqwest=warn"
-    ));
-    let logging = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        // A log that cannot be written is no reason to stop serving.
-        .log_internal_errors(false)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .with_target(false);
-    // In tests the subscriber of the first server stays.
-    drop(logging.try_init());
 }
 
 async fn run(config: Config) -> Result<(), AppError> {
@@ -139,7 +137,7 @@ async fn run(config: Config) -> Result<(), AppError> {
     let store = open_store(&config)?;
     let _serving = Store::lock_for_serving(&config.database_url)?;
     store.wait_at_most(DATABASE_WAIT).await?;
-    let clock = Clock::System;
+    let clock = Clock::system(store.latest_instant().await?);
     let now = clock.now();
     let sealing = open_sealing_key(&config, &store).await?;
     add_first_keys(&store, &sealing, now).await?;
@@ -157,6 +155,8 @@ async fn run(config: Config) -> Result<(), AppError> {
         store,
         sealing,
         outbound,
+        metrics: Metrics::default(),
+        stopping: AtomicBool::new(false),
     });
     let (demo, welcome) = if ctx.config.development {
         development::prepare(&ctx).await.map(|(demo, welcome)| (Some(web::Data::new(demo)), welcome))?
@@ -164,12 +164,15 @@ async fn run(config: Config) -> Result<(), AppError> {
         development::warn_of_leftovers(&ctx);
         (None, format!("Countersign is serving {} on {}", ctx.issuer(), ctx.config.listen))
     };
+    ctx.metrics.registry_followed(now);
     actix_web::rt::spawn(delivery::watch_registry(Arc::clone(&ctx)));
     actix_web::rt::spawn(delivery::sweep(Arc::clone(&ctx)));
+    actix_web::rt::spawn(delivery::keep_time(Arc::clone(&ctx)));
+    let operator = ctx.config.metrics_listen.map(|address| serve_operator(&ctx, address)).transpose()?;
 
     let data = web::Data::from(Arc::clone(&ctx));
     let server = HttpServer::new(move || {
-        let app = App::new().app_data(data.clone());
+        let app = App::new().app_data(data.clone()).wrap(from_fn(http::observe));
         match &demo {
             Some(demo) => app.app_data(demo.clone()).configure(http::demo_routes).configure(http::routes),
             None => app.configure(http::routes),
@@ -180,14 +183,68 @@ async fn run(config: Config) -> Result<(), AppError> {
     .keep_alive(KEEP_ALIVE)
     .max_connections(MAX_CONNECTIONS)
     .shutdown_timeout(DRAIN_SECONDS)
-    .shutdown_signal(told_to_stop()?);
+    .shutdown_signal(leave(Arc::clone(&ctx), told_to_stop()?));
+    let listener = listen(address).map_err(refused)?;
     let bound = match &ctx.config.tls {
-        Some(files) => server.bind_rustls_0_23(address, tls::server_config(files)?),
-        None => server.bind(address),
+        Some(files) => server.listen_rustls_0_23(listener, tls::server_config(files)?),
+        None => server.listen(listener),
     };
     let server = bound.map_err(refused)?.run();
     announce(&welcome);
-    server.await.map_err(AppError::Serve)
+    let served = server.await.map_err(AppError::Serve);
+    // The last to go, so that an operator sees the end.
+    if let Some(operator) = operator {
+        operator.stop(false).await;
+    }
+    if let Err(error) = ctx.store.remember_instant(ctx.now()).await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "the time of the end was not remembered");
+    }
+    served
+}
+
+/// Opens the door. What the system does by itself for each connection that comes through is said here.
+fn listen(address: std::net::SocketAddr) -> std::io::Result<TcpListener> {
+    let listener = TcpListener::bind(address)?;
+    // Also for one who takes nothing at all while our answers pile up.
+    #[cfg(target_os = "linux")]
+    rustix::net::sockopt::set_tcp_user_timeout(&listener, WRITE_TIMEOUT_MILLIS)?;
+    rustix::net::listen(&listener, BACKLOG)?;
+    Ok(listener)
+}
+
+/// Metrics and health, for the operator alone.
+fn serve_operator(ctx: &Arc<Context>, address: std::net::SocketAddr) -> Result<ServerHandle, AppError> {
+    let data = web::Data::from(Arc::clone(ctx));
+    let server = HttpServer::new(move || App::new().app_data(data.clone()).configure(http::operator_routes))
+        .workers(1)
+        .disable_signals()
+        .client_request_timeout(HEADER_TIMEOUT)
+        .bind(address)
+        .map_err(|source| AppError::Bind { address, source })?
+        .run();
+    let handle = server.handle();
+    actix_web::rt::spawn(server);
+    Ok(handle)
+}
+
+/// One descriptor for each connection: as many as the system lets us have.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+}
+
+/// Resolves when the door is to be closed: a little after the word to stop, so that nobody comes to a closed one. In
+/// development there is nobody to tell.
+async fn leave(ctx: Arc<Context>, told: impl Future<Output = ()>) {
+    told.await;
+    ctx.stopping.store(true, Ordering::Relaxed);
+    tracing::info!("told to stop; finishing what runs");
+    if !ctx.config.development {
+        tokio::time::sleep(LEAVE).await;
+    }
 }
 
 /// SIGTERM or SIGINT: either way what runs is finished. Actix by itself would cut it off at the second.

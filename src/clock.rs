@@ -1,8 +1,8 @@
 //! Time as the server sees it: one instant type, one clock, read once per request and passed down.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// An instant: milliseconds since 1970-01-01T00:00:00Z. Milliseconds, because "everything issued before T" is judged by
 /// the millisecond that a `UUIDv7` `jti` carries; [`UnixTime::seconds`] gives the `NumericDate` of RFC 7519 section 2.
@@ -80,14 +80,46 @@ impl std::fmt::Display for UnixTime {
     }
 }
 
+/// A machine's clock that is behind by no more than this is waited for; see docs/decisions/0013.
+const STANDS_STILL: Duration = Duration::from_mins(1);
+
 /// Where `now` comes from. Tests hold the manual one and move it.
 #[derive(Clone, Debug)]
 pub enum Clock {
-    System,
+    System(Arc<Mutex<Latest>>),
     Manual(Arc<AtomicI64>),
 }
 
+/// The latest instant that was told. No later one is earlier.
+#[derive(Debug)]
+pub struct Latest {
+    told: UnixTime,
+    /// While the machine's clock is far behind: what was told when that was found, and when.
+    lost: Option<(UnixTime, Instant)>,
+}
+
+impl Latest {
+    /// What to tell when the machine says `wall`: never less than before. A clock that was set back a little is waited
+    /// for; one that was set back far is not believed, and time goes on by the count since then.
+    fn advance(&mut self, wall: UnixTime, count: Instant) -> UnixTime {
+        self.told = if self.told.since(wall) <= STANDS_STILL {
+            self.lost = None;
+            wall.max(self.told)
+        } else {
+            let (from, since) = *self.lost.get_or_insert((self.told, count));
+            from.plus(count.saturating_duration_since(since)).max(self.told)
+        };
+        self.told
+    }
+}
+
 impl Clock {
+    /// The machine's clock, which tells nothing before `least`: the latest instant that the database knows.
+    #[must_use]
+    pub fn system(least: UnixTime) -> Self {
+        Self::System(Arc::new(Mutex::new(Latest { told: least, lost: None })))
+    }
+
     #[must_use]
     pub fn manual(start: UnixTime) -> Self {
         Self::Manual(Arc::new(AtomicI64::new(start.millis())))
@@ -96,13 +128,26 @@ impl Clock {
     #[must_use]
     pub fn now(&self) -> UnixTime {
         match self {
-            #[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
-            Self::System => {
-                let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                UnixTime(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+            Self::System(latest) => {
+                latest.lock().unwrap_or_else(PoisonError::into_inner).advance(machine(), Instant::now())
             }
             Self::Manual(millis) => UnixTime(millis.load(Ordering::SeqCst)),
         }
+    }
+
+    /// How far the machine's clock is behind what we tell.
+    #[must_use]
+    pub fn behind(&self) -> Duration {
+        match self {
+            Self::System(_) => self.now().since(machine()),
+            Self::Manual(_) => Duration::ZERO,
+        }
+    }
+
+    /// Whether the machine's clock was set back so far that it is not believed.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.behind() > STANDS_STILL
     }
 
     /// Moves a manual clock; the system's clock is not ours to move.
@@ -111,6 +156,12 @@ impl Clock {
             millis.fetch_add(i64::try_from(span.as_millis()).unwrap_or(0), Ordering::SeqCst);
         }
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
+fn machine() -> UnixTime {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixTime(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]
@@ -125,5 +176,31 @@ mod tests {
         assert_eq!(UnixTime::from_seconds(1).since(at), Duration::ZERO);
         assert_eq!(UnixTime::from_seconds(0).to_string(), "1970-01-01T00:00:00Z");
         assert_eq!(UnixTime::from_seconds(1_795_545_720).in_words(), "24 November 2026, 18:42 UTC");
+    }
+
+    #[test]
+    fn time_never_goes_back_and_goes_on_when_the_clock_was_set_back_far() {
+        let (start, at) = (Instant::now(), UnixTime::from_seconds);
+        let mut clock = Latest { told: at(0), lost: None };
+        let mut tell = |wall: i64, count: u64| clock.advance(at(wall), start + Duration::from_secs(count)).seconds();
+        assert_eq!(tell(1000, 0), 1000);
+        assert_eq!(tell(970, 1), 1000, "a little: it is waited for");
+        assert_eq!(tell(999, 30), 1000);
+        assert_eq!(tell(1010, 41), 1010, "and it goes on");
+        assert_eq!(tell(10, 42), 1010, "far: counted from when that is found");
+        assert_eq!(tell(30, 62), 1030);
+        assert_eq!(tell(20, 63), 1031, "whatever it says meanwhile");
+        assert_eq!(tell(1050, 83), 1050, "right again");
+        assert_eq!(tell(5000, 84), 5000, "forward is believed at once: what has expired has expired");
+        assert_eq!(tell(1060, 94), 5000);
+        assert_eq!(tell(1070, 104), 5010);
+    }
+
+    #[test]
+    fn nothing_before_what_the_database_knows_is_told() {
+        let ahead = machine().plus(Duration::from_hours(2));
+        let clock = Clock::system(ahead);
+        assert!(clock.now() >= ahead && clock.is_lost());
+        assert!(!Clock::system(UnixTime::from_seconds(0)).is_lost());
     }
 }

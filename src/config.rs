@@ -62,6 +62,8 @@ pub struct Config {
     pub server: ServerConfig,
     /// `[log]`
     pub log: LogConfig,
+    /// Where the operator's own listener is: metrics and health. `metrics.listen`. Default: none.
+    pub metrics_listen: Option<SocketAddr>,
     /// `[outbound]`
     pub outbound: OutboundConfig,
 }
@@ -247,6 +249,17 @@ pub struct ServerConfig {
 pub struct LogConfig {
     /// Default: `info`.
     pub level: LogLevel,
+    /// Default: `text`.
+    pub format: LogFormat,
+}
+
+/// For whom a line of the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines: one object a line.
+    Json,
 }
 
 /// How much is logged. Five words and no filter by module: a library's debug output may hold what ours never does.

@@ -12,6 +12,8 @@ mod development;
 pub mod domain;
 pub mod flow;
 mod http;
+mod logging;
+pub mod metrics;
 pub mod outbound;
 pub mod protocol;
 pub mod store;

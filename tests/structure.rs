@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 /// From the bottom up; a module may use what stands above it in this list, and itself.
 const LAYERS: &[&[&str]] = &[
     &["protocol"],
-    &["clock", "config"],
+    &["clock", "config", "metrics"],
     &["domain", "crypto"],
-    &["store", "outbound"],
+    &["store", "outbound", "logging"],
     &["flow"],
     &["http", "delivery"],
     &["app", "development", "tls"],

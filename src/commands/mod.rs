@@ -124,6 +124,17 @@ enum DbCommand {
         example "countersign db migrate --config /etc/countersign/countersign.toml"
     ))]
     Migrate,
+    /// Take this machine's clock as right, although it is behind the database
+    ///
+    /// The server remembers the latest time it has told and tells no earlier one, so that nothing that expired lives
+    /// again when a clock is set back. Where the clock was wrong before, ahead of the true time, and is right now, this
+    /// says so. Every server on the database must be stopped. What was issued while the clock was ahead lives longer by
+    /// as much: end it first where that matters.
+    #[command(after_long_help = manual!(
+        prints "the time before, and the time from now on",
+        example "countersign db accept-clock"
+    ))]
+    AcceptClock,
 }
 
 /// What a command works with.
@@ -147,6 +158,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
             app::open_store(&config)?;
             print(&format!("{} is up to date.", database(&config)))
         }
+        Some(Command::Db(DbCommand::AcceptClock)) => with_store(config, false, accept_clock),
     }
 }
 
@@ -169,8 +181,18 @@ fn with_store<F: Future<Output = anyhow::Result<()>>>(
     if let Some(path) = missing {
         note(&format!("made a new database at {}", path.display()));
     }
-    let now = Clock::System.now();
-    actix_web::rt::System::new().block_on(command(Context { config, store, now }))
+    actix_web::rt::System::new().block_on(async {
+        let now = Clock::system(store.latest_instant().await?).now();
+        command(Context { config, store, now }).await
+    })
+}
+
+async fn accept_clock(ctx: Context) -> anyhow::Result<()> {
+    let _nobody_serves = Store::lock_for_serving(&ctx.config.database_url)?;
+    let before = ctx.store.latest_instant().await?;
+    let machine = Clock::system(UnixTime::from_millis(0)).now();
+    ctx.store.accept_instant(machine).await?;
+    print(&fields(&[("before", before.to_string()), ("from now on", machine.to_string())]))
 }
 
 /// Where the database would be that is not there. What cannot be looked at is for opening it to complain of.

@@ -16,8 +16,8 @@ use super::mail::{breach_url, mail, registration};
 use super::read::{self, Parsed, Raw, Reader, short};
 use super::{
     AccessTokenConfig, AuthorizationCodeConfig, Config, DatabaseUrl, HostPort, IdTokenConfig, Issuer, KeySource,
-    LogConfig, LogLevel, OutboundConfig, PasswordConfig, RefreshTokenConfig, ServerConfig, SessionConfig, SidScope,
-    SigningKeyConfig, Tls,
+    LogConfig, LogFormat, LogLevel, OutboundConfig, PasswordConfig, RefreshTokenConfig, ServerConfig, SessionConfig,
+    SidScope, SigningKeyConfig, Tls,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -66,7 +66,11 @@ pub(super) fn read(reader: &mut Reader) -> Option<Config> {
         registration: registration(reader, mail.is_some()),
         mail,
         server: ServerConfig { workers: reader.take("server.workers", read::number(1..=256)).unwrap_or(cores) },
-        log: LogConfig { level: reader.take("log.level", log_level).unwrap_or(LogLevel::Info) },
+        log: LogConfig {
+            level: reader.take("log.level", log_level).unwrap_or(LogLevel::Info),
+            format: reader.take("log.format", log_format).unwrap_or(LogFormat::Text),
+        },
+        metrics_listen: reader.take("metrics.listen", address),
         outbound: OutboundConfig {
             allow: reader.take("outbound.allow", read::list(host_port)).unwrap_or_default(),
             allow_private: reader.take("outbound.allow_private", read::boolean).unwrap_or(false),
@@ -272,6 +276,14 @@ fn log_level(raw: Raw) -> Parsed<LogLevel> {
     let levels = [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace];
     let found = levels.into_iter().find(|level| level.as_str() == text);
     found.ok_or_else(|| format!("{text:?} is not a level; write error, warn, info, debug or trace"))
+}
+
+fn log_format(raw: Raw) -> Parsed<LogFormat> {
+    match read::text(raw)?.as_str() {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        other => Err(format!("{other:?} is not a format; write text or json")),
+    }
 }
 
 fn host_port(text: &str) -> Parsed<HostPort> {

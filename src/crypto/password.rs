@@ -84,6 +84,12 @@ impl PasswordHasher {
         answer.await.map_err(|_gone| CryptoError::PasswordThread)?
     }
 
+    /// How many wait.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
     fn enqueue(&self, job: Job) -> Result<(), CryptoError> {
         self.queue.try_send(job).map_err(|refused| match refused {
             TrySendError::Full(_) => CryptoError::PasswordQueueFull,

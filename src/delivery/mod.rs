@@ -7,6 +7,8 @@ use crate::flow::Context;
 
 /// A change by a command or another node is seen within this.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
+/// So much of the time before a crash is forgotten at most.
+const KEEP_TIME_EVERY: Duration = Duration::from_secs(10);
 const SWEEP_EVERY: Duration = Duration::from_mins(1);
 /// Between two batches while there is more to take out, so that requests come in between.
 const SWEEP_PAUSE: Duration = Duration::from_millis(20);
@@ -16,7 +18,11 @@ pub async fn watch_registry(ctx: Arc<Context>) {
     let mut away = false;
     loop {
         tokio::time::sleep(WATCH_EVERY).await;
-        match ctx.refresh_registry().await {
+        let followed = ctx.refresh_registry().await;
+        if followed.is_ok() {
+            ctx.metrics.registry_followed(ctx.now());
+        }
+        match followed {
             Ok(true) => tracing::debug!("clients, resources or keys changed"),
             Ok(false) if away => tracing::info!("the database is back"),
             Ok(false) => {}
@@ -28,6 +34,24 @@ pub async fn watch_registry(ctx: Arc<Context>) {
             Err(_) => continue,
         }
         away = false;
+    }
+}
+
+/// Has the database remember what time it is, and tells an operator of a clock that was set back.
+pub async fn keep_time(ctx: Arc<Context>) {
+    loop {
+        if ctx.clock.is_lost() {
+            tracing::error!(
+                behind_seconds = ctx.clock.behind().as_secs(),
+                "the machine's clock is behind what this database has seen; time goes on by our own count, so that nothing \
+                 expired lives again. Set the clock right; or, if it was ahead before and is right now, stop the server and \
+                 run countersign db accept-clock"
+            );
+        }
+        if let Err(error) = ctx.store.remember_instant(ctx.now()).await {
+            tracing::debug!(error = &error as &dyn std::error::Error, "the time was not remembered; trying on");
+        }
+        tokio::time::sleep(KEEP_TIME_EVERY).await;
     }
 }
 

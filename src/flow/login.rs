@@ -31,6 +31,19 @@ pub enum Outcome {
     Elsewhere,
 }
 
+impl Outcome {
+    /// As it is counted.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::SignedIn { .. } => "signed_in",
+            Self::Wrong => "wrong",
+            Self::Wait(_) => "wait",
+            Self::Elsewhere => "elsewhere",
+        }
+    }
+}
+
 /// Checks a password and signs in. An account that does not exist costs and answers the same as a wrong password.
 ///
 /// # Errors

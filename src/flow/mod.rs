@@ -18,6 +18,7 @@ pub mod token;
 pub mod userinfo;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 
@@ -27,6 +28,7 @@ use crate::crypto::CryptoError;
 use crate::crypto::opaque::DerivedKey;
 use crate::crypto::password::PasswordHasher;
 use crate::crypto::seal::SealingKey;
+use crate::metrics::Metrics;
 use crate::outbound::Outbound;
 use crate::protocol::error::OAuthError;
 use crate::store::{Store, StoreError};
@@ -48,12 +50,20 @@ pub struct Context {
     /// One reading of clients, resources and keys; replaced within a second of a change.
     pub registry: ArcSwap<Registry>,
     pub remote_keys: RemoteKeys,
+    pub metrics: Metrics,
+    /// Told to stop: what runs is finished, and nobody should be sent here any more.
+    pub stopping: AtomicBool,
 }
 
 impl Context {
     #[must_use]
     pub fn now(&self) -> UnixTime {
         self.clock.now()
+    }
+
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
     }
 
     #[must_use]

@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::clock::UnixTime;
+use crate::logging::request_id;
 use crate::protocol::error::{ErrorCode, OAuthError};
 use crate::protocol::redirect_uri::origin_of;
 
@@ -42,8 +43,11 @@ pub fn json_error(error: &OAuthError) -> HttpResponse {
 
 pub fn json_error_with_status(error: &OAuthError, status: StatusCode) -> HttpResponse {
     log(error);
-    let mut response =
-        private_json(status, &json!({"error": error.code.as_str(), "error_description": plain(&error.description)}));
+    let mut description = plain(&error.description);
+    if let Some(id) = quotable(status) {
+        description = format!("{description} Request {id}.");
+    }
+    let mut response = private_json(status, &json!({"error": error.code.as_str(), "error_description": description}));
     let headers = response.headers_mut();
     match error.code {
         ErrorCode::InvalidClient => {
@@ -76,6 +80,11 @@ pub fn bearer_error(error: Option<&OAuthError>) -> HttpResponse {
         }
     }
     response
+}
+
+/// What somebody may quote to the operator, where the failure is ours: it stands in the log beside the cause.
+fn quotable(status: StatusCode) -> Option<String> {
+    status.is_server_error().then(request_id).flatten()
 }
 
 /// The characters that RFC 6749 section 5.2 allows in a description; what a stranger sent may hold others.
@@ -204,7 +213,7 @@ pub fn error_page(error: &OAuthError, https: bool) -> HttpResponse {
         ErrorCode::TemporarilyUnavailable => (
             "Just a moment",
             "The sign-in service is very busy right now.",
-            "Wait a few seconds and load this page again. Nothing was lost.",
+            "Wait a few seconds and load this page again. Nothing was lost. If it keeps happening, tell the people who run this service.",
         ),
         ErrorCode::ServerError => (
             "Something went wrong",
@@ -219,6 +228,11 @@ pub fn error_page(error: &OAuthError, https: bool) -> HttpResponse {
     };
     // The marks around names are for developers who read JSON.
     let why = error.description.replace('`', "");
+    let next = match quotable(status) {
+        Some(id) => format!("{next} They will ask for this number: {id}."),
+        None => next.to_owned(),
+    };
+    let next = next.as_str();
     let page_body = ErrorPage { title, what, why: Some(&why), next, code: Some(error.code.as_str()), link: None };
     let mut response = page(&page_body, &PageOptions { status: Some(status), https, ..PageOptions::default() });
     if status == StatusCode::SERVICE_UNAVAILABLE {

@@ -225,7 +225,9 @@ pub async fn sign_in(
     let username = form.get("username");
     let password = form.get("password").unwrap_or_default().into();
     let keep = form.get("keep") == Some("yes");
-    match login::sign_in(&ctx, &visit.situation, &visit.browser, username, password, keep, now).await {
+    let outcome = login::sign_in(&ctx, &visit.situation, &visit.browser, username, password, keep, now).await;
+    ctx.metrics.sign_in(outcome.as_ref().map_or("failed", login::Outcome::as_str));
+    match outcome {
         Ok(login::Outcome::Elsewhere) => back_to(&ctx, &visit),
         Ok(login::Outcome::SignedIn { cookie, known }) => {
             let names = CookieNames::new(https);

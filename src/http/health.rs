@@ -13,8 +13,12 @@ pub async fn live() -> HttpResponse {
     answer(HttpResponse::Ok(), "live\n")
 }
 
-/// The database takes writes; keys and schema were checked at start.
+/// The database takes writes. That the keys are loaded and the migrations done is what the server started by; and one
+/// that was told to stop is not ready, so that nobody is sent to it any more while it finishes.
 pub async fn ready(ctx: web::Data<Context>) -> HttpResponse {
+    if ctx.is_stopping() {
+        return answer(HttpResponse::ServiceUnavailable(), "stopping\n");
+    }
     match ctx.store.check_writable().await {
         Ok(()) => answer(HttpResponse::Ok(), "ready\n"),
         Err(error) => {

@@ -9,6 +9,7 @@ mod health;
 mod home;
 mod introspect;
 mod logout;
+mod observe;
 mod pages;
 mod recent;
 mod request;
@@ -21,6 +22,7 @@ use actix_web::http::Method;
 use actix_web::web::{self, ServiceConfig};
 
 pub use demo::Demo;
+pub use observe::observe;
 
 /// The answer to any other method than those listed.
 macro_rules! refuse {
@@ -129,6 +131,14 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(web::resource("/health/live").route(web::get().to(health::live)).default_service(refuse!("GET")))
         .service(web::resource("/health/ready").route(web::get().to(health::ready)).default_service(refuse!("GET")))
         .default_service(web::to(answer::not_found));
+}
+
+/// What the operator's own listener serves.
+pub fn operator_routes(config: &mut ServiceConfig) {
+    config
+        .service(web::resource("/metrics").route(web::get().to(observe::metrics)).default_service(refuse!("GET")))
+        .service(web::resource("/health/live").route(web::get().to(health::live)).default_service(refuse!("GET")))
+        .service(web::resource("/health/ready").route(web::get().to(health::ready)).default_service(refuse!("GET")));
 }
 
 /// The demo relying party; development mode only.

@@ -283,13 +283,17 @@ pub fn is_own_form(request: &HttpRequest, ctx: &Context, browser: &Browser, form
         && form.get("csrf").is_some_and(|token| same_text(token, &browser.csrf(purpose)))
 }
 
+/// Whether this is the address of a proxy whose word counts.
+pub fn is_trusted_proxy(address: IpAddr, trusted: &[IpNet]) -> bool {
+    trusted.iter().any(|net| net.contains(&address.to_canonical()))
+}
+
 /// The address a request came from: the peer, or, when the peer is one of our proxies, the right-most address in what
 /// the proxies say that is not itself one of them. Nobody else's word counts, so it ends at the first that is no address.
 fn client_address(request: &HttpRequest, trusted: &[IpNet]) -> Option<IpAddr> {
-    let is_proxy = |address: &IpAddr| trusted.iter().any(|net| net.contains(&address.to_canonical()));
     let mut nearest = request.peer_addr()?.ip();
     for hop in forwarded_for(request).into_iter().rev() {
-        if !is_proxy(&nearest) {
+        if !is_trusted_proxy(nearest, trusted) {
             break;
         }
         let Some(hop) = hop else { break };

@@ -3,9 +3,11 @@
 
 mod access_tokens;
 mod activity;
+mod clock;
 mod conn;
 mod consents;
 mod executor;
+mod figures;
 mod flows;
 mod grants;
 mod outbox;

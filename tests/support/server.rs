@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -70,6 +70,16 @@ impl TestServer {
         assert!(kill.success());
         let code = wait_for("the server's end", || child.try_wait().unwrap());
         assert!(code.success(), "SIGTERM ends in {code}:\n{}", self.log());
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.lock().unwrap().as_ref().expect("it does not run").id()
+    }
+
+    /// Waits for an end that somebody else asked for.
+    pub fn end(&self) -> ExitStatus {
+        let mut child = self.child.lock().unwrap().take().expect("it does not run");
+        wait_for("the server's end", || child.try_wait().unwrap())
     }
 
     /// SIGKILL.

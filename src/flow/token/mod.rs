@@ -45,11 +45,13 @@ pub async fn exchange(
     if !client.metadata.grants(grant_type) {
         return Err(OAuthError::unauthorized_client("This client is not registered for this grant."));
     }
-    match request {
+    let issued = match request {
         TokenRequest::AuthorizationCode(request) => authorization_code::exchange(ctx, client, request, now).await,
         TokenRequest::RefreshToken(request) => refresh_token::exchange(ctx, client, request, now).await,
         TokenRequest::ClientCredentials(request) => client_credentials::exchange(ctx, client, &request, now),
-    }
+    }?;
+    ctx.metrics.token_issued(grant_type.as_str());
+    Ok(issued)
 }
 
 /// Signs the tokens of a person's grant, after the transaction that spent the code or the refresh token.

@@ -215,7 +215,7 @@ pub async fn tokens(request: HttpRequest, demo: web::Data<Demo>) -> HttpResponse
         account_name: &holding.account_name,
         notice: message.as_ref().and_then(Message::notice),
         error: message.as_ref().and_then(Message::error),
-        tokens: shown(&holding.tokens, Clock::System.now()),
+        tokens: shown(&holding.tokens, Clock::system(UnixTime::from_millis(0)).now()),
         can_refresh: holding.tokens.refresh_token.is_some(),
         userinfo: holding.userinfo,
     };

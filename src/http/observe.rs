@@ -1,0 +1,100 @@
+//! Around every request: its name in the log, what is counted of it, and what every answer carries.
+
+use std::time::Instant;
+
+use actix_web::body::MessageBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, STRICT_TRANSPORT_SECURITY};
+use actix_web::http::{ConnectionType, Method, Version};
+use actix_web::middleware::Next;
+use actix_web::{Error, HttpResponse, web};
+
+use crate::flow::Context;
+use crate::logging::{in_request, request_id};
+use crate::metrics::Readings;
+
+use super::request::is_trusted_proxy;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// In characters.
+const MAX_REQUEST_ID: usize = 64;
+
+/// Wraps the whole application.
+pub async fn observe(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    let Some(ctx) = request.app_data::<web::Data<Context>>().cloned() else { return next.call(request).await };
+    let started = Instant::now();
+    let method = known(request.method());
+    in_request(given_id(&request, &ctx), async move {
+        let mut response = next.call(request).await?;
+        if response.status().is_server_error()
+            && let Some(Ok(id)) = request_id().map(|id| HeaderValue::from_str(&id))
+        {
+            response.headers_mut().insert(REQUEST_ID, id);
+        }
+        if ctx.config.issuer.is_https() {
+            // RFC 6797: who came by https is to come back by https alone.
+            let only_https = HeaderValue::from_static("max-age=31536000");
+            response.headers_mut().insert(STRICT_TRANSPORT_SECURITY, only_https);
+        }
+        if ctx.is_stopping() && response.request().version() < Version::HTTP_2 {
+            response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+        }
+        let route = response.request().match_pattern().unwrap_or_else(|| "unmatched".to_owned());
+        ctx.metrics.request(route, method, response.status().as_u16(), started.elapsed());
+        Ok(response)
+    })
+    .await
+}
+
+/// What a proxy of ours called the request; nobody else's word counts, and no more than a short plain word.
+fn given_id(request: &ServiceRequest, ctx: &Context) -> Option<String> {
+    let id = request.headers().get(REQUEST_ID)?.to_str().ok()?;
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    let fits = (1..=MAX_REQUEST_ID).contains(&id.len()) && id.bytes().all(plain);
+    (fits && is_trusted_proxy(request.peer_addr()?.ip(), &ctx.config.trusted_proxies)).then(|| id.to_owned())
+}
+
+/// A method by its name; strangers may invent others.
+fn known(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}
+
+/// `GET /metrics` on the operator's listener.
+pub async fn metrics(ctx: web::Data<Context>) -> HttpResponse {
+    let revocation_sequence = ctx.store.revocation_sequence().await;
+    if let Err(error) = &revocation_sequence {
+        tracing::warn!(error = error as &dyn std::error::Error, "the database could not be asked for its figures");
+    }
+    let readings = Readings {
+        store_queue: ctx.store.waiting(),
+        password_queue: ctx.hasher.queued(),
+        registry_version: ctx.registry.load().version,
+        clock_behind: ctx.clock.behind(),
+        revocation_sequence: revocation_sequence.ok(),
+    };
+    match ctx.metrics.render(&readings) {
+        Ok(page) => HttpResponse::Ok()
+            .insert_header((
+                CONTENT_TYPE,
+                HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8"),
+            ))
+            .insert_header((CACHE_CONTROL, HeaderValue::from_static("no-store")))
+            .body(page),
+        Err(error) => {
+            tracing::error!(%error, "writing the metrics failed");
+            HttpResponse::InternalServerError().finish()
+        }
+    }
+}

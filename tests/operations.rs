@@ -1,0 +1,216 @@
+//! What an operator has to work with: metrics, logs, health, and a server that leaves politely.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+
+mod support;
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use support::http::try_send;
+use support::server::free_port;
+use support::{HTTP, PASSWORD, TestServer, World, get, post, send, wait_for};
+
+/// A world whose operator listens, and where.
+fn observed(env: &[(&str, &str)]) -> (World, String) {
+    let operator = format!("127.0.0.1:{}", free_port());
+    let mut all = vec![("COUNTERSIGN_METRICS__LISTEN", operator.as_str())];
+    all.extend(env);
+    (World::new(&all), format!("http://{operator}"))
+}
+
+fn metrics(operator: &str) -> String {
+    let answer = get(format!("{operator}/metrics"));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(answer.header("content-type").starts_with("application/openmetrics-text"), "{answer:?}");
+    answer.body
+}
+
+/// The value of a sample, named as it stands before its value.
+#[track_caller]
+fn sample(page: &str, name: &str) -> f64 {
+    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {name}:\n{page}")).parse().unwrap()
+}
+
+#[test]
+fn s107_metrics_count_what_happened_on_a_listener_of_their_own() {
+    let (w, operator) = observed(&[]);
+    let browser = w.browser();
+    let page = browser.open(w.web.request().url());
+    let page = browser.sign_in_as(&page, "ada", "not the password at all, but as long");
+    let code = browser.sign_in_as(&page, "ada", PASSWORD).code();
+    let token = w.web.redeem(&code).text("refresh_token");
+    w.web.refresh(&token).ok();
+    w.web.refresh("no token at all").refused(400, "invalid_grant");
+    w.machine.post("/token", &[("grant_type", "client_credentials")]).ok();
+    w.web.revoke(&token);
+    get(w.server.url("/nowhere/at?all=1"));
+
+    let page = metrics(&operator);
+    for (name, value) in [
+        (r#"countersign_http_requests_total{route="/token",method="POST",status="200"}"#, 3.0),
+        (r#"countersign_http_requests_total{route="/token",method="POST",status="400"}"#, 1.0),
+        (r#"countersign_http_requests_total{route="/flow/{id}/sign-in",method="POST",status="200"}"#, 1.0),
+        (r#"countersign_http_requests_total{route="unmatched",method="GET",status="404"}"#, 1.0),
+        (r#"countersign_http_request_duration_seconds_count{route="/token"}"#, 4.0),
+        (r#"countersign_tokens_issued_total{grant="authorization_code"}"#, 1.0),
+        (r#"countersign_tokens_issued_total{grant="refresh_token"}"#, 1.0),
+        (r#"countersign_tokens_issued_total{grant="client_credentials"}"#, 1.0),
+        (r#"countersign_sign_ins_total{outcome="wrong"}"#, 1.0),
+        (r#"countersign_sign_ins_total{outcome="signed_in"}"#, 1.0),
+        ("countersign_store_write_queue", 0.0),
+        ("countersign_password_queue", 0.0),
+        ("countersign_database_up", 1.0),
+        ("countersign_clock_behind_seconds", 0.0),
+    ] {
+        assert!((sample(&page, name) - value).abs() < 0.1, "{name} {value}:\n{page}");
+    }
+    assert!(sample(&page, "countersign_revocation_log_sequence") >= 1.0, "{page}");
+    assert!(sample(&page, "countersign_registry_version") >= 1.0, "{page}");
+    assert!(page.contains(concat!("countersign_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1")), "{page}");
+    let followed = sample(&page, "countersign_registry_followed_timestamp_seconds");
+    assert!(followed > 1.7e9, "{followed}");
+    // Nothing in it names a person, a token or an address with what was in it.
+    for secret in [token.as_str(), "ada", "nowhere", "127.0.0.1", w.web.id.as_str()] {
+        assert!(!page.contains(secret), "{secret}");
+    }
+    // Health is there as well, and the product is not; on the product's own listener there are no metrics.
+    assert_eq!(get(format!("{operator}/health/live")).status, 200);
+    assert_eq!(get(format!("{operator}/health/ready")).status, 200);
+    assert_eq!(get(format!("{operator}/jwks")).status, 404);
+    assert_eq!(get(w.server.url("/metrics")).status, 404);
+}
+
+/// Lines that are JSON; everything that the server logged must be.
+fn lines(server: &TestServer) -> Vec<Value> {
+    let log = server.log();
+    let lines = log.lines().filter(|line| !line.starts_with("Countersign is serving"));
+    lines.map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+}
+
+#[test]
+fn a_line_of_the_log_is_an_object_that_names_its_request() {
+    let w = World::new(&[("COUNTERSIGN_LOG__FORMAT", "json"), ("COUNTERSIGN_TRUSTED_PROXIES", "127.0.0.1")]);
+    w.browser().through_as(w.web.request().url(), "ada");
+    let signed_in = |lines: &[Value]| lines.iter().find(|line| line["message"] == "signed in").cloned();
+    let line = signed_in(&lines(&w.server)).expect("the sign-in is logged");
+    assert_eq!(line["level"], "info");
+    assert!(line["user.id"].is_string() && line["time"].as_str().unwrap().ends_with('Z'), "{line}");
+    assert_eq!(line["request.id"].as_str().unwrap().len(), 16, "{line}");
+
+    // A trusted proxy names the request; what is no plain word counts for nothing.
+    for (given, taken) in [("edge-7.3_a", true), ("two words", false), ("\"}", false), (&*"x".repeat(65), false)] {
+        let request = post(w.server.url("/token"), &[("grant_type", "refresh_token"), ("refresh_token", "none")]);
+        let answer = send(w.web.authenticated(request).header("x-request-id", given));
+        answer.refused(400, "invalid_grant");
+        assert_eq!(answer.header("x-request-id"), "", "only where somebody has to quote it");
+        let log = lines(&w.server);
+        let line = log.iter().rfind(|line| line["client.id"] == w.web.id.as_str()).unwrap();
+        assert_eq!(line["request.id"] == given, taken, "{line}");
+    }
+}
+
+#[test]
+fn nobody_but_a_trusted_proxy_names_a_request() {
+    let w = World::new(&[]);
+    let request = post(w.server.url("/token"), &[("grant_type", "refresh_token"), ("refresh_token", "none")]);
+    send(w.web.authenticated(request).header("x-request-id", "forged")).refused(400, "invalid_grant");
+    let log = w.server.log();
+    assert!(!log.contains("forged"), "{log}");
+    assert!(log.contains(" request.id="), "{log}");
+}
+
+/// The number in an answer to quote, which the log has as well.
+#[track_caller]
+fn quoted(server: &TestServer, answer: &support::Answer) {
+    let id = answer.header("x-request-id");
+    assert_eq!(id.len(), 16, "{answer:?}");
+    assert!(answer.body.contains(id), "{answer:?}");
+    wait_for("the log", || server.log().contains(&format!("request.id={id}")).then_some(()));
+}
+
+#[test]
+fn a_failure_of_ours_has_a_number_that_stands_in_the_log() {
+    use diesel::connection::SimpleConnection as _;
+    use diesel::prelude::*;
+    let w = World::new(&[]);
+    let path = w.server.data_dir().join("countersign.db");
+    let mut database = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
+    database.batch_execute("BEGIN IMMEDIATE").unwrap();
+    let page = get(w.web.request().url());
+    assert_eq!((page.status, page.header("retry-after")), (503, "1"), "{page:?}");
+    quoted(&w.server, &page);
+    let answer = w.web.post("/revoke", &[("token", &format!("cs_rt_{}", "x".repeat(80)))]);
+    assert!(answer.status == 200 || answer.status == 503, "{answer:?}");
+    let ready = get(w.server.url("/health/ready"));
+    assert_eq!((ready.status, ready.body.trim()), (503, "not ready"), "{ready:?}");
+    database.batch_execute("ROLLBACK").unwrap();
+    assert_eq!(get(w.server.url("/health/ready")).status, 200);
+}
+
+fn ask(stream: &mut TcpStream, path: &str) -> std::io::Result<String> {
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes())?;
+    let mut buffer = [0; 4096];
+    let length = stream.read(&mut buffer)?;
+    Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+}
+
+#[test]
+fn told_to_stop_it_is_not_ready_first_then_asks_to_close_and_then_closes() {
+    let (w, operator) = observed(&[]);
+    let address = w.server.issuer.strip_prefix("http://").unwrap().to_owned();
+    let mut kept = TcpStream::connect(&address).unwrap();
+    kept.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let answer = ask(&mut kept, "/jwks").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains("connection: close"), "{answer}");
+
+    let start = Instant::now();
+    let pid = w.server.pid().to_string();
+    assert!(Command::new("kill").arg(pid).status().unwrap().success());
+    for base in [&w.server.issuer, &operator] {
+        wait_for("readiness to go", || {
+            let answer = try_send(HTTP.get(format!("{base}/health/ready"))).unwrap();
+            assert_eq!(get(format!("{base}/health/live")).status, 200);
+            (answer.status == 503).then(|| assert_eq!(answer.body.trim(), "stopping"))
+        });
+    }
+    assert!(start.elapsed() < Duration::from_secs(1), "it still answers: {:?}", start.elapsed());
+    // The one who keeps a connection is answered, asked to close, and then closed.
+    let answer = ask(&mut kept, "/jwks").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"), "{answer}");
+    assert_eq!(kept.read(&mut [0; 16]).unwrap_or(0), 0);
+    wait_for("the door to close", || TcpStream::connect(&address).is_err().then_some(()));
+    let status = w.server.end();
+    assert_eq!(status.code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_metrics_address_that_is_taken_is_told_and_nothing_starts() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let server = TestServer::prepare(&[("COUNTERSIGN_METRICS__LISTEN", &address)]);
+    let output = server.cli(&["serve"], "");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && told.contains(&address), "{told}");
+}
+
+#[test]
+fn what_a_browser_is_told_of_https_is_told_on_every_answer() {
+    // TLS ends at the proxy; we are asked over plain HTTP by it.
+    let server = TestServer::running(&[
+        ("COUNTERSIGN_ISSUER", "https://id.example.com"),
+        ("COUNTERSIGN_TRUSTED_PROXIES", "127.0.0.1"),
+    ]);
+    for path in ["/", "/jwks", "/token", "/health/live", "/nowhere", "/static/countersign.css", "/authorize"] {
+        let answer = get(server.url(path));
+        assert_eq!(answer.header("strict-transport-security"), "max-age=31536000", "{path}: {answer:?}");
+    }
+    let broken = send(HTTP.post(server.url("/sign-out")).header("content-type", "text/plain").body("x"));
+    assert_eq!(broken.header("strict-transport-security"), "max-age=31536000", "{broken:?}");
+    let plain = TestServer::running(&[]);
+    assert_eq!(get(plain.url("/jwks")).header("strict-transport-security"), "");
+}

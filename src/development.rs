@@ -103,7 +103,7 @@ async fn demo_client(ctx: &Context) -> Result<(ClientId, SecretString), AppError
         client.name() == DEMO_NAME && client.metadata.redirect_uris.iter().any(|uri| uri.as_str() == callback)
     });
     if let Some(client) = present {
-        ctx.store.rotate_client_secret(client.id.clone(), digest, now).await?;
+        ctx.store.rotate_client_secret(client.id.clone(), digest, now, now).await?;
         return Ok((client.id.clone(), text));
     }
     let metadata = json!({

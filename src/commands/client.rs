@@ -215,7 +215,7 @@ async fn rotate_secret(ctx: &Context, id: &str, keep_old: Duration) -> anyhow::R
         bail!("client {id} has no secret to rotate: it is public, or signs with a key of its own");
     }
     let secret = ClientSecret::mint()?;
-    if !ctx.store.rotate_client_secret(client.id, secret.digest(), ctx.now.plus(keep_old)).await? {
+    if !ctx.store.rotate_client_secret(client.id, secret.digest(), ctx.now.plus(keep_old), ctx.now).await? {
         return Err(unknown(id));
     }
     let response = serde_json::json!({

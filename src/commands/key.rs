@@ -150,7 +150,7 @@ async fn rotate(
             key.active_at.to_string(),
             retire_at.filter(|_| signs_already(key.algorithm)).map(|at| at.to_string()).unwrap_or_default(),
         ]);
-        ctx.store.rotate_key(key, retire_at).await?;
+        ctx.store.rotate_key(key, retire_at, ctx.now).await?;
     }
     print(&table(["NEW KID", "ALGORITHM", "SIGNS FROM", "OLD PUBLISHED UNTIL"], made))
 }

@@ -13,11 +13,11 @@ use crate::crypto::jwt::TokenType;
 use crate::crypto::opaque::Digest;
 use crate::domain::client::Client;
 use crate::domain::grant::Grant;
-use crate::domain::ids::{GrantId, uuid_v7};
+use crate::domain::ids::{self, ClientId, GrantId, uuid_v7};
 use crate::protocol::access_token::AccessTokenClaims;
 use crate::protocol::error::OAuthError;
 use crate::protocol::scope::Scope;
-use crate::store::StoreError;
+use crate::store::{PersonsToken, StoreError};
 
 use super::Context;
 use super::registry::Registry;
@@ -119,17 +119,26 @@ pub async fn standing(ctx: &Context, claims: &AccessTokenClaims, now: UnixTime) 
     if ctx.registry.load().client(&claims.client_id).is_none() {
         return Ok(Standing::Ended);
     }
-    match &claims.grant_id {
-        Some(grant) => {
-            let state = ctx.store.token_state(GrantId::from_stored(grant.clone()), claims.jti.clone(), now).await?;
-            Ok(match state {
-                Some(state) if state.living => Standing::Person { username: state.username },
-                _ => Standing::Ended,
-            })
-        }
-        None if ctx.store.is_token_revoked(claims.jti.clone()).await? => Ok(Standing::Ended),
-        None => Ok(Standing::Client),
-    }
+    let Some(grant) = &claims.grant_id else {
+        let client = ClientId::from_stored(claims.client_id.clone());
+        let spared = ctx.store.is_client_token_spared(client, claims.jti.clone(), issued_at(claims)).await?;
+        return Ok(if spared { Standing::Client } else { Standing::Ended });
+    };
+    Ok(match ctx.store.token_state(persons_token(claims, grant), now).await? {
+        Some(state) if state.living => Standing::Person { username: state.username },
+        _ => Standing::Ended,
+    })
+}
+
+/// What the database needs to know to judge a person's token.
+#[must_use]
+pub fn persons_token(claims: &AccessTokenClaims, grant: &str) -> PersonsToken {
+    PersonsToken { grant: GrantId::from_stored(grant), jti: claims.jti.clone(), issued_at: issued_at(claims) }
+}
+
+/// To the millisecond, by `jti`.
+fn issued_at(claims: &AccessTokenClaims) -> UnixTime {
+    ids::issued_at(&claims.jti).unwrap_or(UnixTime::from_seconds(claims.iat))
 }
 
 /// How a token stands.

@@ -7,13 +7,12 @@ use serde_json::{Map, Value};
 use crate::clock::UnixTime;
 use crate::crypto::jwt::TokenType;
 use crate::domain::client::Client;
-use crate::domain::ids::GrantId;
 use crate::protocol::claims::{claims_of_scope, is_standard_claim};
 use crate::protocol::error::OAuthError;
 use crate::protocol::scope::{OPENID, Scope};
 
 use super::Context;
-use super::access_token::verify;
+use super::access_token::{persons_token, verify};
 
 /// The answer in the form that the client registered (section 5.3.2).
 pub enum UserInfo {
@@ -31,14 +30,13 @@ pub async fn userinfo(ctx: &Context, token: &str, now: UnixTime) -> Result<(Arc<
     if claims.aud != ctx.config.access_token.audience {
         return Err(OAuthError::invalid_token("The access token is for another resource, not for UserInfo."));
     }
-    let grant = claims.grant_id.clone().map(GrantId::from_stored);
     let scope = Scope::parse(&claims.scope)?;
-    let Some(grant) = grant.filter(|_| scope.contains(OPENID)) else {
+    let Some(grant) = claims.grant_id.as_deref().filter(|_| scope.contains(OPENID)) else {
         return Err(OAuthError::insufficient_scope("UserInfo needs an access token with the scope `openid`."));
     };
     let registry = ctx.registry();
     let client = registry.client(&claims.client_id).cloned().ok_or_else(invalid)?;
-    let (user, asked) = ctx.store.userinfo(grant, claims.jti.clone(), now).await?.ok_or_else(invalid)?;
+    let (user, asked) = ctx.store.userinfo(persons_token(&claims, grant), now).await?.ok_or_else(invalid)?;
 
     let mut names: Vec<&str> = claims_of_scope(&scope).collect();
     names.extend(asked.userinfo.keys().map(String::as_str).filter(|name| is_standard_claim(name)));

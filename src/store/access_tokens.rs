@@ -5,13 +5,13 @@ use diesel::prelude::*;
 
 use crate::clock::UnixTime;
 use crate::domain::grant::GrantDetails;
-use crate::domain::ids::GrantId;
+use crate::domain::ids::{ClientId, GrantId};
 use crate::domain::user::User;
 use crate::protocol::claims::ClaimsRequest;
 
 use super::conn::{fixed, on_backend};
-use super::grants::{parents_live, session_lives};
-use super::revocations::TOKEN;
+use super::grants::{grant_spared, parents_live, session_lives};
+use super::revocations::{CLIENT, ISSUER, SESSION, TOKEN, USER as OF_USER, spared};
 use super::schema::{grants, revocations, sessions, users};
 use super::users::{USER, UserRow};
 use super::{Store, StoreError};
@@ -22,22 +22,43 @@ pub struct TokenState {
     pub living: bool,
 }
 
+/// An access token of a person's grant, as far as it is judged by the database.
+pub struct PersonsToken {
+    pub grant: GrantId,
+    pub jti: String,
+    pub issued_at: UnixTime,
+}
+
+/// Whether an access token was ended by itself.
+macro_rules! ended_alone {
+    ($jti:expr) => {
+        exists(revocations::table.filter(revocations::kind.eq(TOKEN)).filter(revocations::target.eq($jti)))
+    };
+}
+
 /// Names of statements whose text never changes; see [`fixed`].
 struct JudgeToken;
 struct ReadUserInfo;
+struct JudgeClientToken;
 
 impl Store {
-    /// How the grant of an access token stands: one indexed read judges grant, person, session and the token itself.
+    /// How the grant of an access token stands: one read judges the token itself, its grant, person, client and session, each
+    /// by its row and by the log. A session's end ends every token issued in it before, also those of grants that live on
+    /// without it.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub async fn token_state(&self, id: GrantId, jti: String, now: UnixTime) -> Result<Option<TokenState>, StoreError> {
+    pub async fn token_state(&self, token: PersonsToken, now: UnixTime) -> Result<Option<TokenState>, StoreError> {
         self.read(move |conn| {
             let username = users::table.filter(users::user_id.eq(grants::user_id)).select(users::username);
-            let query = grants::table.filter(grants::grant_id.eq(id.as_str())).select((
+            let query = grants::table.filter(grants::grant_id.eq(token.grant.as_str())).select((
                 username.single_value(),
-                grants::revoked_at.is_null().and(parents_live!(now.millis())),
-                exists(revocations::table.filter(revocations::kind.eq(TOKEN)).filter(revocations::target.eq(&jti))),
+                grants::revoked_at.is_null().and(parents_live!(now.millis())).and(spared!(
+                    SESSION,
+                    grants::session_id,
+                    token.issued_at.millis()
+                )),
+                ended_alone!(&token.jti),
             ));
             let row: Option<(Option<String>, bool, bool)> =
                 on_backend!(conn, |c| fixed(JudgeToken, query).get_result(c).optional())
@@ -47,25 +68,25 @@ impl Store {
         .await
     }
 
-    /// The person behind a living access token and the claims that its grant asks for one by one; one indexed read.
+    /// The person behind a living access token and the claims that its grant asks for one by one; one read.
     ///
     /// # Errors
     /// When the database cannot be read.
     pub async fn userinfo(
         &self,
-        id: GrantId,
-        jti: String,
+        token: PersonsToken,
         now: UnixTime,
     ) -> Result<Option<(User, ClaimsRequest)>, StoreError> {
         self.read(move |conn| {
-            let ended = revocations::table.filter(revocations::kind.eq(TOKEN)).filter(revocations::target.eq(jti));
             let query = users::table
                 .inner_join(grants::table.on(grants::user_id.eq(users::user_id)))
-                .filter(grants::grant_id.eq(id.as_str()))
+                .filter(grants::grant_id.eq(token.grant.as_str()))
                 .filter(grants::revoked_at.is_null())
                 .filter(users::disabled_at.is_null())
                 .filter(session_lives!(now.millis()))
-                .filter(not(exists(ended)))
+                .filter(grant_spared!())
+                .filter(spared!(SESSION, grants::session_id, token.issued_at.millis()))
+                .filter(not(ended_alone!(&token.jti)))
                 .select((USER, grants::details));
             let row: Option<(UserRow, String)> =
                 on_backend!(conn, |c| fixed(ReadUserInfo, query).get_result(c).optional())
@@ -80,14 +101,25 @@ impl Store {
         .await
     }
 
-    /// Whether one access token was ended by itself; for tokens of no grant.
+    /// Whether the log spares an access token that a client was given for itself; one read.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub async fn is_token_revoked(&self, jti: String) -> Result<bool, StoreError> {
+    pub async fn is_client_token_spared(
+        &self,
+        client: ClientId,
+        jti: String,
+        issued_at: UnixTime,
+    ) -> Result<bool, StoreError> {
         self.read(move |conn| {
-            let entry = revocations::table.filter(revocations::kind.eq(TOKEN)).filter(revocations::target.eq(jti));
-            on_backend!(conn, |c| diesel::select(exists(entry)).get_result(c))
+            let query = diesel::select(
+                not(ended_alone!(&jti)).and(spared!(CLIENT, client.as_str(), issued_at.millis())).and(spared!(
+                    ISSUER,
+                    "",
+                    issued_at.millis()
+                )),
+            );
+            on_backend!(conn, |c| fixed(JudgeClientToken, query).get_result(c))
                 .map_err(StoreError::operation("judging a token"))
         })
         .await

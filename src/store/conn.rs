@@ -92,4 +92,6 @@ control! {
     savepoint => "SAVEPOINT work",
     release => "RELEASE work",
     undo => "ROLLBACK TO work",
+    rehearse => "SAVEPOINT rehearsal",
+    forget => "ROLLBACK TO rehearsal",
 }

@@ -117,8 +117,10 @@ impl Store {
                 .select(grants::grant_id);
             let living: Vec<String> =
                 on_backend!(conn, |c| living.load(c)).map_err(StoreError::operation("listing grants"))?;
+            let by_command = origin == Origin::default();
+            let cause = Reason::ConsentRevoked.by(if by_command { Actor::Operator } else { Actor::Owner });
             for id in &living {
-                revoke(conn, &GrantId::from_stored(id), &Reason::ConsentRevoked.by(Actor::Owner), now)?;
+                revoke(conn, &GrantId::from_stored(id), &cause, now)?;
             }
             let anything = forgotten > 0 || !living.is_empty();
             if anything {

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use diesel::dsl::exists;
 use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::Text;
 
 use crate::clock::UnixTime;
 use crate::crypto::opaque::{DerivedKey, Digest, GrantSecret};
@@ -15,8 +17,10 @@ use crate::protocol::scope::Scope;
 
 use super::conn::{Conn, fixed, on_backend};
 use super::flows::complete;
-use super::revocations::{Actor, Cause, LONGEST_ACCESS_TOKEN, Reason, Target, append};
-use super::schema::{grants, sessions, users};
+use super::revocations::{
+    Actor, CLIENT, Cause, ISSUER, LONGEST_ACCESS_TOKEN, Reason, Target, USER as OF_USER, append, spared,
+};
+use super::schema::{grants, revocations, sessions, users};
 use super::{Store, StoreError};
 
 /// A grant with its code, before anything was exchanged.
@@ -71,6 +75,7 @@ pub struct RotationRequest {
 struct StoreGrant;
 struct SessionLives;
 struct SpendCode;
+struct RememberClient;
 struct RotateToken;
 
 type GrantRow = (String, String, String, String, String, String, i64, String, String, i64);
@@ -125,16 +130,44 @@ macro_rules! session_lives {
     };
 }
 
-/// The condition that all above a grant still stands: its person and its session. In every statement that gives something
-/// for a grant, so that what ended at the top has ended below.
+/// The condition that no rule of the log ends what its person, its client or the issuer gave when the grant was made.
+macro_rules! grant_spared {
+    () => {
+        spared!(OF_USER, grants::user_id, grants::created_at)
+            .and(spared!(CLIENT, grants::client_id, grants::created_at))
+            .and(spared!(ISSUER, "", grants::created_at))
+    };
+}
+
+/// The condition that all above a grant still stands: its person, its session and what the log says of them. In every
+/// statement that gives something for a grant, so that what ended at the top has ended below.
 macro_rules! parents_live {
     ($now:expr) => {
         exists(users::table.filter(users::user_id.eq(grants::user_id)).filter(users::disabled_at.is_null()))
             .and(session_lives!($now))
+            .and(grant_spared!())
     };
 }
 
-pub(super) use {parents_live, session_lives};
+pub(super) use {grant_spared, parents_live, session_lives};
+
+/// Keeps that a session gave tokens to a client. Holds its row against an end that would miss this client.
+fn remember_client(conn: &mut Conn, grant: &Grant) -> Result<(), StoreError> {
+    let text = match conn {
+        Conn::Sqlite(_) => {
+            "INSERT INTO session_clients (session_id, client_id) SELECT session_id, $1 FROM sessions \
+             WHERE session_id = $2 AND ended_at IS NULL ON CONFLICT DO NOTHING"
+        }
+        Conn::Pg(_) => {
+            "INSERT INTO session_clients (session_id, client_id) SELECT session_id, $1 FROM sessions \
+             WHERE session_id = $2 AND ended_at IS NULL FOR SHARE ON CONFLICT DO NOTHING"
+        }
+    };
+    let insert = sql_query(text).bind::<Text, _>(grant.client_id.as_str()).bind::<Text, _>(grant.session_id.as_str());
+    on_backend!(conn, |c| fixed(RememberClient, insert).execute(c))
+        .map_err(StoreError::operation("remembering a session's client"))?;
+    Ok(())
+}
 
 /// Ends a grant, once; the entry in the log goes with it.
 pub(super) fn revoke(conn: &mut Conn, id: &GrantId, cause: &Cause, now: UnixTime) -> Result<(), StoreError> {
@@ -200,6 +233,8 @@ impl Store {
                 .filter(sessions::ended_at.is_null())
                 .filter(sessions::expires_at.gt(grant.created_at.millis()))
                 .filter(users::disabled_at.is_null())
+                .filter(spared!(OF_USER, sessions::user_id, sessions::created_at))
+                .filter(spared!(ISSUER, "", sessions::created_at))
                 .select(users::user_id);
             let living: Option<String> = on_backend!(conn, |c| fixed(SessionLives, living).get_result(c).optional())
                 .map_err(StoreError::operation("judging a session"))?;
@@ -269,7 +304,9 @@ impl Store {
             let row: Option<GrantRow> = on_backend!(conn, |c| fixed(SpendCode, update).get_result(c).optional())
                 .map_err(StoreError::operation("spending a code"))?;
             if let Some(row) = row {
-                return grant(row).map(Exchange::Exchanged);
+                let grant = grant(row)?;
+                remember_client(conn, &grant)?;
+                return Ok(Exchange::Exchanged(grant));
             }
             let Some(found) = refused(conn, &handle, now)? else { return Ok(Exchange::Unknown) };
             let owner = grant(found.grant)?;

@@ -144,7 +144,6 @@ impl Store {
         self.bell.0.subscribe()
     }
 
-    #[allow(dead_code, reason = "mails and logout tokens come with their own work")]
     /// A write that may queue something: those who deliver look at once after the commit.
     pub(super) async fn write_and_wake<T: Send + 'static>(
         &self,

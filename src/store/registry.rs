@@ -14,7 +14,7 @@ use crate::protocol::jose::SigningAlgorithm;
 use crate::protocol::scope::Scope;
 
 use super::conn::{Conn, on_backend};
-use super::revocations::{Actor, Reason, Target, append};
+use super::revocations::{Actor, Cause, Reason, Target, append};
 use super::schema::{clients, counters, resources, signing_keys};
 use super::{Store, StoreError};
 
@@ -167,6 +167,7 @@ impl Store {
         id: ClientId,
         secret: Digest,
         previous_until: UnixTime,
+        now: UnixTime,
     ) -> Result<bool, StoreError> {
         self.write(move |conn| {
             let update = diesel::update(clients::table.find(id.as_str())).set((
@@ -176,6 +177,10 @@ impl Store {
             ));
             let rows =
                 on_backend!(conn, |c| update.execute(c)).map_err(StoreError::operation("rotating a client secret"))?;
+            if rows == 1 {
+                let cause = Reason::SecretRotated.by(Actor::Operator);
+                append(conn, Target::Secret(&id), &cause, previous_until.max(now), now)?;
+            }
             changed(conn)?;
             Ok(rows == 1)
         })
@@ -265,7 +270,12 @@ impl Store {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub async fn rotate_key(&self, successor: SigningKey, retire_at: Option<UnixTime>) -> Result<(), StoreError> {
+    pub async fn rotate_key(
+        &self,
+        successor: SigningKey,
+        retire_at: Option<UnixTime>,
+        now: UnixTime,
+    ) -> Result<(), StoreError> {
         self.write(move |conn| {
             // A key that is to sign from later on has signed nothing yet, and would take over from this one again.
             let overtaken = signing_keys::table
@@ -274,17 +284,49 @@ impl Store {
             on_backend!(conn, |c| diesel::delete(overtaken).execute(c))
                 .map_err(StoreError::operation("removing an overtaken signing key"))?;
             let older = signing_keys::table.filter(signing_keys::algorithm.eq(successor.algorithm.as_str()));
-            match retire_at {
-                Some(at) => {
-                    let living = older.filter(signing_keys::expires_at.is_null());
-                    let update = diesel::update(living).set(signing_keys::expires_at.eq(at.millis()));
-                    on_backend!(conn, |c| update.execute(c))
+            let failed = StoreError::operation("retiring a signing key");
+            if let Some(at) = retire_at {
+                let living = older.filter(signing_keys::expires_at.is_null());
+                let update = diesel::update(living).set(signing_keys::expires_at.eq(at.millis()));
+                on_backend!(conn, |c| update.execute(c)).map_err(failed)?;
+            } else {
+                let delete = diesel::delete(older).returning(signing_keys::key_id);
+                let gone: Vec<String> = on_backend!(conn, |c| delete.get_results(c)).map_err(failed)?;
+                for key_id in &gone {
+                    append(conn, Target::Key(key_id), &Reason::KeyRevoked.by(Actor::Operator), now, now)?;
                 }
-                None => on_backend!(conn, |c| diesel::delete(older).execute(c)),
             }
-            .map_err(StoreError::operation("retiring a signing key"))?;
             insert_key(conn, &successor)?;
             changed(conn)
+        })
+        .await
+    }
+
+    /// Removes one key, which is in the wrong hands, with all that it signed; `successor` signs in its place, where it is
+    /// needed. The number of the entry in the log; `None` when there is no such key.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn revoke_key(
+        &self,
+        key_id: String,
+        successor: Option<SigningKey>,
+        cause: Cause,
+        now: UnixTime,
+    ) -> Result<Option<i64>, StoreError> {
+        self.write(move |conn| {
+            let delete = diesel::delete(signing_keys::table.find(&key_id));
+            let rows =
+                on_backend!(conn, |c| delete.execute(c)).map_err(StoreError::operation("removing a signing key"))?;
+            if rows == 0 {
+                return Ok(None);
+            }
+            if let Some(successor) = &successor {
+                insert_key(conn, successor)?;
+            }
+            let sequence = append(conn, Target::Key(&key_id), &cause, now, now)?;
+            changed(conn)?;
+            Ok(Some(sequence))
         })
         .await
     }

@@ -2,7 +2,6 @@
 //! visible in the order of their numbers: who has seen one never finds an unseen one below it later. See
 //! docs/decisions/0012-the-revocation-log.md.
 
-use diesel::dsl::exists;
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::{BigInt, Text};
@@ -10,15 +9,13 @@ use diesel::sql_types::{BigInt, Text};
 use crate::clock::UnixTime;
 use crate::domain::ids::{ClientId, GrantId, SessionId, UserId};
 
+use super::StoreError;
 use super::conn::{Conn, on_backend};
-use super::schema::revocations;
-use super::{Store, StoreError};
 
 /// No access token outlives its issue by more; the configuration enforces the bound.
 pub(super) const LONGEST_ACCESS_TOKEN: std::time::Duration = std::time::Duration::from_hours(24);
 
 /// What ended.
-#[allow(dead_code, reason = "the command that ends these comes with its own work")]
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Target<'a> {
     /// Everything that this server ever gave.
@@ -43,7 +40,7 @@ pub(super) const GRANT: &str = "grant";
 pub(super) const TOKEN: &str = "token";
 
 impl<'a> Target<'a> {
-    fn parts(self) -> (&'static str, &'a str) {
+    pub(super) fn parts(self) -> (&'static str, &'a str) {
         match self {
             Self::Issuer => (ISSUER, ""),
             Self::User(id) => (USER, id.as_str()),
@@ -180,20 +177,25 @@ pub(super) fn append(
 }
 
 /// The advisory lock of PostgreSQL that appending takes; any number that nothing else of ours uses.
-pub(super) const APPENDING: i64 = 7_009;
+const APPENDING: i64 = 7_009;
 
-impl Store {
-    /// Ends one access token (RFC 7009 section 2).
-    ///
-    /// # Errors
-    /// When the database cannot be written.
-    pub async fn revoke_access_token(&self, jti: String, cause: Cause, now: UnixTime) -> Result<(), StoreError> {
-        self.write(move |conn| {
-            let entry = revocations::table.filter(revocations::kind.eq(TOKEN)).filter(revocations::target.eq(&jti));
-            let known: bool = on_backend!(conn, |c| diesel::select(exists(entry)).get_result(c))
-                .map_err(StoreError::operation("looking for a revocation"))?;
-            if known { Ok(()) } else { append(conn, Target::Token(&jti), &cause, now, now).map(drop) }
-        })
-        .await
-    }
+/// Waits until no other transaction can append before this one's end; for statements that write entries by themselves.
+pub(super) fn take_turn(conn: &mut Conn) -> Result<(), StoreError> {
+    let Conn::Pg(conn) = conn else { return Ok(()) };
+    let lock = sql_query(format!("SELECT pg_advisory_xact_lock({APPENDING})"));
+    lock.execute(conn).map(drop).map_err(StoreError::operation("waiting to record revocations"))
 }
+
+/// The condition that no rule of the log ends what was issued to a target at an instant; one seek in an index.
+macro_rules! spared {
+    ($kind:expr, $target:expr, $issued_at:expr) => {
+        diesel::dsl::not(diesel::dsl::exists(
+            revocations::table
+                .filter(revocations::kind.eq($kind))
+                .filter(revocations::target.eq($target))
+                .filter(revocations::not_before.gt($issued_at)),
+        ))
+    };
+}
+
+pub(super) use spared;

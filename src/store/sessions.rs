@@ -13,9 +13,10 @@ use crate::domain::user::User;
 
 use super::activity::{NewActivity, note};
 use super::conn::{fixed, on_backend};
+use super::endings::end_one_session;
 use super::flows::write_progress;
-use super::revocations::{Actor, Reason, Target, append};
-use super::schema::{sessions, users};
+use super::revocations::{Actor, ISSUER, Reason, USER as OF_USER, spared};
+use super::schema::{revocations, sessions, users};
 use super::throttles::{forgive, wait};
 use super::users::{USER, UserRow};
 use super::{Store, StoreError};
@@ -128,6 +129,8 @@ impl Store {
                 .filter(sessions::expires_at.gt(now.millis()))
                 .filter(sessions::is_kept.or(sessions::last_seen_at.gt(idle_since.millis())))
                 .filter(users::disabled_at.is_null())
+                .filter(spared!(OF_USER, sessions::user_id, sessions::created_at))
+                .filter(spared!(ISSUER, "", sessions::created_at))
                 .select((SESSION, USER));
             let row: Option<(SessionRow, UserRow)> =
                 on_backend!(conn, |c| fixed(FindSession, query).get_result(c).optional())
@@ -143,7 +146,7 @@ impl Store {
     /// # Errors
     /// When the database cannot be written.
     pub async fn sign_in(&self, new: NewSession, now: UnixTime) -> Result<SignIn, StoreError> {
-        self.write(move |conn| {
+        self.write_and_wake(move |conn| {
             let failed = || StoreError::operation("storing a sign-in");
             let session = &new.session;
             if let Some(until) = wait(conn, &new.buckets, now)? {
@@ -190,11 +193,7 @@ impl Store {
                 on_backend!(conn, |c| diesel::insert_into(sessions::table).values(row).execute(c)).map_err(failed())?;
             }
             if let Some(replaced) = &new.replaces {
-                let end =
-                    diesel::update(sessions::table.find(replaced.as_str())).set(sessions::ended_at.eq(now.millis()));
-                on_backend!(conn, |c| end.execute(c)).map_err(failed())?;
-                let cause = Reason::SessionReplaced.by(Actor::Owner);
-                append(conn, Target::Session(replaced), &cause, now, now)?;
+                end_one_session(conn, replaced, &Reason::SessionReplaced.by(Actor::Owner), now)?;
             }
             if let Some(rehashed) = &new.rehashed {
                 let update =
@@ -221,30 +220,6 @@ impl Store {
             on_backend!(conn, |c| fixed(TouchSession, update).execute(c))
                 .map_err(StoreError::operation("touching a session"))?;
             Ok(())
-        })
-        .await
-    }
-
-    /// Ends the session of a cookie, idle or not: one write at the highest thing that ended. Grants and tokens are judged
-    /// by it.
-    ///
-    /// # Errors
-    /// When the database cannot be written.
-    pub async fn end_session(&self, cookie: Digest, origin: Origin, now: UnixTime) -> Result<(), StoreError> {
-        self.write(move |conn| {
-            let open = sessions::table
-                .filter(sessions::cookie_digest.eq(cookie.as_bytes().as_slice()))
-                .filter(sessions::ended_at.is_null());
-            let end = diesel::update(open)
-                .set(sessions::ended_at.eq(now.millis()))
-                .returning((sessions::session_id, sessions::user_id));
-            let ended: Option<(String, String)> = on_backend!(conn, |c| end.get_result(c).optional())
-                .map_err(StoreError::operation("ending a session"))?;
-            let Some((id, user)) = ended else { return Ok(()) };
-            let user = UserId::from_stored(user);
-            note(conn, &NewActivity { user: &user, event: Event::SignedOut, origin: &origin, detail: "" }, now)?;
-            let cause = Reason::SignedOut.by(Actor::Owner);
-            append(conn, Target::Session(&SessionId::from_stored(id)), &cause, now, now).map(drop)
         })
         .await
     }

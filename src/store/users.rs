@@ -11,9 +11,10 @@ use crate::domain::user::{User, normal_name};
 
 use super::activity::{NewActivity, note};
 use super::conn::{Conn, on_backend};
+use super::endings::end_everything_of;
 use super::registry::Registered;
-use super::revocations::{Actor, Cause, Reason, Target, append};
-use super::schema::{grants, sessions, users};
+use super::revocations::{Actor, Reason};
+use super::schema::users;
 use super::throttles::forgive;
 use super::{Store, StoreError};
 
@@ -89,18 +90,6 @@ impl TryFrom<UserRow> for User {
 /// Notes what the people who run this service did to an account.
 fn note_operators(conn: &mut Conn, user: &UserId, event: Event, now: UnixTime) -> Result<(), StoreError> {
     note(conn, &NewActivity { user, event, origin: &Origin::default(), detail: "" }, now)
-}
-
-/// Ends all that a person has running: sessions and grants, so that nothing of it can live again.
-fn end_everything_of(conn: &mut Conn, user: &UserId, cause: &Cause, now: UnixTime) -> Result<(), StoreError> {
-    let failed = || StoreError::operation("ending what a person has running");
-    let open = sessions::table.filter(sessions::user_id.eq(user.as_str())).filter(sessions::ended_at.is_null());
-    let end = diesel::update(open).set(sessions::ended_at.eq(now.millis()));
-    on_backend!(conn, |c| end.execute(c)).map_err(failed())?;
-    let living = grants::table.filter(grants::user_id.eq(user.as_str())).filter(grants::revoked_at.is_null());
-    let revoke = diesel::update(living).set(grants::revoked_at.eq(now.millis()));
-    on_backend!(conn, |c| revoke.execute(c)).map_err(failed())?;
-    append(conn, Target::User(user), cause, now, now).map(drop)
 }
 
 impl Store {
@@ -213,7 +202,7 @@ impl Store {
         keep_sessions: bool,
         now: UnixTime,
     ) -> Result<bool, StoreError> {
-        self.write(move |conn| {
+        self.write_and_wake(move |conn| {
             let update = diesel::update(users::table.find(id.as_str()))
                 .set((users::password_hash.eq(password_hash), users::updated_at.eq(now.millis())));
             let rows = on_backend!(conn, |c| update.execute(c)).map_err(StoreError::operation("setting a password"))?;
@@ -240,7 +229,7 @@ impl Store {
     /// # Errors
     /// When the database cannot be written.
     pub async fn set_user_disabled(&self, id: UserId, disabled: bool, now: UnixTime) -> Result<bool, StoreError> {
-        self.write(move |conn| {
+        self.write_and_wake(move |conn| {
             let update = diesel::update(users::table.find(id.as_str()))
                 .set(users::disabled_at.eq(disabled.then_some(now.millis())));
             let rows = on_backend!(conn, |c| update.execute(c)).map_err(StoreError::operation("disabling a user"))?;

@@ -61,6 +61,8 @@ pub enum AppError {
     Outbound(#[from] OutboundError),
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
+    #[error(transparent)]
+    Mail(#[from] delivery::mail::MailError),
     #[error("{address}: cannot listen there: {}", bind_advice(source))]
     Bind { address: std::net::SocketAddr, source: std::io::Error },
     #[error("serving failed")]
@@ -117,6 +119,16 @@ pub async fn open_sealing_key(config: &Config, store: &Store) -> Result<SealingK
     Ok(SealingKey::load(&config.key_encryption_key)?)
 }
 
+/// The client for requests of our own.
+///
+/// # Errors
+/// When the extra certificates do not read.
+pub fn open_outbound(config: &Config) -> Result<Outbound, AppError> {
+    // A second call finds the first one's choice, the same.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    Ok(Outbound::new(&config.outbound)?)
+}
+
 /// Serves until told to stop.
 ///
 /// # Errors
@@ -158,6 +170,7 @@ async fn run(config: Config) -> Result<(), AppError> {
         metrics: Metrics::default(),
         stopping: AtomicBool::new(false),
     });
+    let mailer = ctx.config.mail.as_ref().map(|mail| delivery::mail::Mailer::new(&ctx, mail)).transpose()?;
     let (demo, welcome) = if ctx.config.development {
         development::prepare(&ctx).await.map(|(demo, welcome)| (Some(web::Data::new(demo)), welcome))?
     } else {
@@ -167,6 +180,9 @@ async fn run(config: Config) -> Result<(), AppError> {
     ctx.metrics.registry_followed(now);
     actix_web::rt::spawn(delivery::watch_registry(Arc::clone(&ctx)));
     actix_web::rt::spawn(delivery::sweep(Arc::clone(&ctx)));
+    if let Some(mailer) = mailer {
+        actix_web::rt::spawn(delivery::mail::send_mail(Arc::clone(&ctx), mailer));
+    }
     actix_web::rt::spawn(delivery::keep_time(Arc::clone(&ctx)));
     let operator = ctx.config.metrics_listen.map(|address| serve_operator(&ctx, address)).transpose()?;
 

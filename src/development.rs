@@ -7,6 +7,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::json;
 
 use crate::app::AppError;
+use crate::config::{MailConfig, MailUrl};
 use crate::crypto::CryptoError;
 use crate::crypto::opaque::ClientSecret;
 use crate::domain::client::Client;
@@ -46,6 +47,10 @@ pub async fn prepare(ctx: &Arc<Context>) -> Result<(Demo, String), AppError> {
          Set `issuer` in countersign.toml to leave it.\n\n\
          Open  {issuer}/demo  to sign in through a demo application, or  {issuer}/  for your account.\n"
     );
+    if let Some(MailConfig { url: MailUrl::Directory(path), .. }) = &ctx.config.mail {
+        let path = std::path::absolute(path).unwrap_or_else(|_nowhere| path.clone());
+        writeln!(welcome, "Mail is sent to nobody; it lands in {}.", path.display()).ok();
+    }
     if ctx.store.has_users().await? {
         let least = ctx.config.password.min_length;
         writeln!(
@@ -89,7 +94,7 @@ async fn create_user(ctx: &Context, name: &str, full_name: &str, is_admin: bool)
         updated_at: now,
         has_second_factor: false,
     };
-    ctx.store.create_user(NewUser { user, password_hash }).await?;
+    ctx.store.create_user(NewUser { user, password_hash: Some(password_hash) }).await?;
     Ok(password)
 }
 

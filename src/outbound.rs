@@ -13,6 +13,8 @@ use crate::config::{HostPort, OutboundConfig};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_BODY: usize = 64 * 1024;
+/// A range of a breach corpus has a thousand lines and more.
+const MAX_TEXT: usize = 256 * 1024;
 
 /// A request to another server failed, or was not allowed. Never shown to whoever caused it.
 #[derive(Debug, Error)]
@@ -27,7 +29,7 @@ pub enum OutboundError {
     Request(#[source] reqwest::Error),
     #[error("the answer has status {0}")]
     Status(u16),
-    #[error("the answer is larger than 64 KiB")]
+    #[error("the answer is too large")]
     TooLarge,
     #[error("the answer is not JSON")]
     Json(#[source] serde_json::Error),
@@ -81,7 +83,21 @@ impl Outbound {
         if response.status() != reqwest::StatusCode::OK {
             return Err(OutboundError::Status(response.status().as_u16()));
         }
-        serde_json::from_slice(&bounded(response).await?).map_err(OutboundError::Json)
+        serde_json::from_slice(&bounded(response, MAX_BODY).await?).map_err(OutboundError::Json)
+    }
+
+    /// Fetches lines of text.
+    ///
+    /// # Errors
+    /// As [`Outbound::get_json`].
+    pub async fn get_text(&self, address: &Url, header: (&str, &str)) -> Result<String, OutboundError> {
+        self.fence.check(address)?;
+        let request = self.client.get(address.clone()).header(header.0, header.1);
+        let response = request.send().await.map_err(OutboundError::Request)?;
+        if response.status() != reqwest::StatusCode::OK {
+            return Err(OutboundError::Status(response.status().as_u16()));
+        }
+        Ok(String::from_utf8_lossy(&bounded(response, MAX_TEXT).await?).into_owned())
     }
 
     /// Sends a request that was prepared elsewhere; status, headers and body of the answer come back as they are.
@@ -94,14 +110,14 @@ impl Outbound {
     ) -> Result<(reqwest::StatusCode, reqwest::header::HeaderMap, Vec<u8>), OutboundError> {
         self.fence.check(request.url())?;
         let response = self.client.execute(request).await.map_err(OutboundError::Request)?;
-        Ok((response.status(), response.headers().clone(), bounded(response).await?))
+        Ok((response.status(), response.headers().clone(), bounded(response, MAX_BODY).await?))
     }
 }
 
-async fn bounded(mut response: reqwest::Response) -> Result<Vec<u8>, OutboundError> {
+async fn bounded(mut response: reqwest::Response, most: usize) -> Result<Vec<u8>, OutboundError> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(OutboundError::Request)? {
-        if body.len() + chunk.len() > MAX_BODY {
+        if body.len() + chunk.len() > most {
             return Err(OutboundError::TooLarge);
         }
         body.extend_from_slice(&chunk);

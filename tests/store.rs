@@ -64,7 +64,7 @@ fn new_user(name: &str) -> NewUser {
             updated_at: NOW,
             has_second_factor: false,
         },
-        password_hash: "x".to_owned(),
+        password_hash: Some("x".to_owned()),
     }
 }
 

@@ -16,6 +16,7 @@ macro_rules! manual {
 }
 
 mod client;
+mod import;
 mod key;
 mod members;
 mod resource;

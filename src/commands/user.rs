@@ -4,16 +4,19 @@ use std::path::PathBuf;
 
 use anyhow::{anyhow, bail, ensure};
 use clap::Subcommand;
+use countersign::app;
 use countersign::config::PasswordConfig;
 use countersign::crypto::password::PasswordHasher;
 use countersign::domain::activity::Origin;
 use countersign::domain::ids::{ClientId, UserId};
 use countersign::domain::throttle::Bucket;
 use countersign::domain::user::{User, check_claims, check_email, check_name};
+use countersign::flow::password::judge;
 use countersign::store::{NewUser, Registered};
 use serde_json::{Map, Value, json};
 
 use super::Context;
+use super::import::import;
 use super::terminal::{fields, pretty, print, print_json, read_object, read_password, table, warn};
 
 #[derive(Subcommand)]
@@ -39,6 +42,23 @@ pub enum UserCommand {
         /// Make the user an administrator
         #[arg(long)]
         admin: bool,
+    },
+    /// Take over people of another system, with their password hashes
+    ///
+    /// Reads an array of JSON objects, or one object a line: `username`, and where there are such `email`,
+    /// `email_verified`, `admin`, `disabled`, `claims` (of OpenID Connect Core section 5.1) and `password_hash`. The hash is
+    /// text: bcrypt, Django's `pbkdf2_sha256`, `pbkdf2_sha1`, `scrypt` and `argon2`, or a PHC string of Argon2, scrypt or
+    /// PBKDF2. Or it is a password credential as Keycloak exports it (`algorithm`, `hashIterations`, `salt`, `value`, or the
+    /// same inside of `secretData` and `credentialData`). At the first sign-in it is replaced by one of our own; who has
+    /// none resets their password. All are imported, or nobody and each problem gets a line.
+    #[command(after_long_help = manual!(
+        prints "how many were imported",
+        example "echo '{\"username\": \"alice\", \"password_hash\": \"$2b$12$…\"}' | countersign user import -"
+    ))]
+    Import {
+        /// The file with the people; - for standard input
+        #[arg(value_name = "FILE|-")]
+        file: PathBuf,
     },
     /// List all users
     ///
@@ -175,12 +195,13 @@ pub enum UserCommand {
 impl UserCommand {
     /// Whether it may be what begins a database.
     pub fn creates(&self) -> bool {
-        matches!(self, Self::Create { .. })
+        matches!(self, Self::Create { .. } | Self::Import { .. })
     }
 
     pub async fn run(self, ctx: Context) -> anyhow::Result<()> {
         match self {
             Self::Create { name, email, admin, .. } => create(&ctx, name, email, admin).await,
+            Self::Import { file } => import(&ctx, &file).await,
             Self::List { json } => list(&ctx, json).await,
             Self::Show { name, json } => {
                 let user = find(&ctx, &name).await?;
@@ -226,10 +247,14 @@ async fn find(ctx: &Context, name: &str) -> anyhow::Result<User> {
     ctx.store.find_user_by_name(name).await?.ok_or_else(|| unknown(name))
 }
 
-/// The hash of the password on standard input.
-async fn new_password(ctx: &Context) -> anyhow::Result<String> {
-    let password = read_password(ctx.config.password.min_length)?;
-    let hasher = PasswordHasher::start(&PasswordConfig { threads: 1, ..ctx.config.password.clone() })?;
+/// The hash of the password on standard input, judged as everybody's is.
+async fn new_password(ctx: &Context, name: &str, email: Option<&str>) -> anyhow::Result<String> {
+    let password = read_password()?;
+    let config = &ctx.config.password;
+    let hasher = PasswordHasher::start(&PasswordConfig { threads: 1, ..config.clone() })?;
+    let outbound = app::open_outbound(&ctx.config)?;
+    let judged = judge(&hasher, config, &outbound, &password, &[name, email.unwrap_or_default()]).await?;
+    judged.map_err(|refusal| anyhow!("{refusal}"))?;
     Ok(hasher.hash(password).await?)
 }
 
@@ -266,8 +291,8 @@ async fn create(ctx: &Context, name: String, email: Option<String>, admin: bool)
         has_second_factor: false,
     };
     let (id, email) = (user.id.clone(), user.email.clone());
-    let password_hash = new_password(ctx).await?;
-    match ctx.store.create_user(NewUser { user, password_hash }).await? {
+    let password_hash = new_password(ctx, name, email.as_deref()).await?;
+    match ctx.store.create_user(NewUser { user, password_hash: Some(password_hash) }).await? {
         Registered::Done => {
             warn_of_shared_email(ctx, &id, email.as_deref()).await?;
             print(&format!("Created user {name} with the identifier {id}."))
@@ -306,7 +331,7 @@ async fn set_disabled(ctx: &Context, name: &str, disabled: bool) -> anyhow::Resu
 
 async fn set_password(ctx: &Context, name: &str, keep_sessions: bool) -> anyhow::Result<()> {
     let user = find(ctx, name).await?;
-    let password_hash = new_password(ctx).await?;
+    let password_hash = new_password(ctx, &user.username, user.email.as_deref()).await?;
     ensure!(ctx.store.set_password(user.id, password_hash, keep_sessions, ctx.now).await?, unknown(name));
     let rest = if keep_sessions { "sessions and tokens stay alive" } else { "all sessions and tokens have ended" };
     print(&format!("User {} has a new password; {rest}.", user.username))

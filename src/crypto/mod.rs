@@ -1,6 +1,7 @@
 //! Everything that touches key material: random tokens and their digests, signing keys, JWTs, passwords, sealing at rest.
 
 pub mod client_keys;
+pub mod foreign;
 pub mod jwt;
 pub mod keyring;
 pub mod opaque;
@@ -24,6 +25,8 @@ pub enum CryptoError {
     Password(#[source] argon2::Error),
     #[error("a stored password hash is malformed")]
     PasswordHash(#[source] argon2::password_hash::Error),
+    #[error("a stored password hash of another system is malformed")]
+    ForeignHash,
     #[error("the queue of password checks is full")]
     PasswordQueueFull,
     #[error("a thread that checks passwords is gone")]

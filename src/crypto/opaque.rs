@@ -129,6 +129,12 @@ opaque_secret!(
     "cs_br_"
 );
 
+opaque_secret!(
+    /// The secret of a link that a mail carries.
+    MailLink,
+    "cs_ml_"
+);
+
 /// A code or a refresh token: 128 random bits that name the grant and 256 that prove this very link of it. The handle
 /// lets a spent token still find the grant that its reuse must end.
 pub struct GrantSecret(Zeroizing<[u8; 48]>);

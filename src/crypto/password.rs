@@ -11,17 +11,20 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
 use secrecy::{ExposeSecret as _, SecretString};
 use subtle::ConstantTimeEq as _;
 use tokio::sync::oneshot;
-use unicode_normalization::UnicodeNormalization as _;
 use zeroize::Zeroizing;
 
 use crate::config::PasswordConfig;
+pub use crate::domain::password::MAX_LENGTH;
+use crate::domain::password::{Refusal, judge, normal};
 
-use super::{CryptoError, random};
+use super::{CryptoError, foreign, random};
 
 const SALT_LENGTH: usize = 16;
 const OUTPUT_LENGTH: usize = 32;
-/// In characters. Longer is refused before any work: Argon2 takes any length, a form should not.
-pub const MAX_LENGTH: usize = 128;
+/// How our own hashes begin; others are of another system.
+const OURS: &str = "$argon2id$v=19$";
+/// [`OUTPUT_LENGTH`] bytes in base64.
+const OUR_HASH_LENGTH: usize = 43;
 /// What the threads yield to others, in the system's own measure from 0 to 19.
 const NICENESS: i32 = 10;
 /// A thread gives its memory back when nobody has signed in for so long.
@@ -40,6 +43,7 @@ pub enum Verdict {
 enum Job {
     Verify { password: SecretString, stored: Option<String>, reply: oneshot::Sender<Result<Verdict, CryptoError>> },
     Hash { password: SecretString, reply: oneshot::Sender<Result<String, CryptoError>> },
+    Judge { password: SecretString, names: Vec<String>, least: usize, reply: oneshot::Sender<Result<(), Refusal>> },
 }
 
 /// The threads that hash. Dropping it ends them.
@@ -90,6 +94,21 @@ impl PasswordHasher {
         self.queue.len()
     }
 
+    /// Judges a password that somebody wants to have; see [`judge`]. Here, because it takes about as long as a hash.
+    ///
+    /// # Errors
+    /// As [`PasswordHasher::verify`].
+    pub async fn judge(
+        &self,
+        password: SecretString,
+        names: Vec<String>,
+        least: usize,
+    ) -> Result<Result<(), Refusal>, CryptoError> {
+        let (reply, answer) = oneshot::channel();
+        self.enqueue(Job::Judge { password, names, least, reply })?;
+        answer.await.map_err(|_gone| CryptoError::PasswordThread)
+    }
+
     fn enqueue(&self, job: Job) -> Result<(), CryptoError> {
         self.queue.try_send(job).map_err(|refused| match refused {
             TrySendError::Full(_) => CryptoError::PasswordQueueFull,
@@ -120,10 +139,15 @@ fn work(jobs: &Receiver<Job>, params: &Params) {
             // Whoever asked may have hung up meanwhile; then nobody needs the answer and the work is spared.
             Job::Verify { reply, .. } if reply.is_closed() => {}
             Job::Hash { reply, .. } if reply.is_closed() => {}
+            Job::Judge { reply, .. } if reply.is_closed() => {}
             Job::Verify { password, stored, reply } => {
                 drop(reply.send(verify(params, &mut memory, &password, stored.as_deref())));
             }
             Job::Hash { password, reply } => drop(reply.send(hash(params, &mut memory, &password))),
+            Job::Judge { password, names, least, reply } => {
+                let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                let _asker_gone = reply.send(judge(password.expose_secret(), &names, least));
+            }
         }
     }
 }
@@ -138,7 +162,7 @@ fn digest(
     salt: &[u8],
 ) -> Result<Output, CryptoError> {
     memory.resize(params.block_count(), Block::default());
-    let normal = Zeroizing::new(password.expose_secret().nfc().collect::<String>());
+    let normal = normal(password.expose_secret());
     let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params.clone());
     let mut output = Zeroizing::new([0; OUTPUT_LENGTH]);
     let done =
@@ -165,6 +189,15 @@ fn verify(
         digest(params, memory, password, &[0; SALT_LENGTH])?;
         return Ok(Verdict::Wrong);
     };
+    let hash_length = stored.rsplit('$').next().map_or(0, str::len);
+    if !(stored.starts_with(OURS) && hash_length == OUR_HASH_LENGTH) {
+        let right = foreign::verify(stored, password, memory)?;
+        return Ok(if right {
+            Verdict::Right { rehashed: Some(hash(params, memory, password)?) }
+        } else {
+            Verdict::Wrong
+        });
+    }
     let parsed = PasswordHash::new(stored).map_err(CryptoError::PasswordHash)?;
     let stored_params = Params::try_from(&parsed).map_err(CryptoError::PasswordHash)?;
     let (Some(salt), Some(expected)) = (parsed.salt, parsed.hash) else { return Ok(Verdict::Wrong) };

@@ -1,4 +1,6 @@
-//! What runs beside the requests: watching for changes that others made, and taking out what is dead.
+//! What runs beside the requests: watching for changes that others made, sending mail, and taking out what is dead.
+
+pub mod mail;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -18,6 +18,9 @@ const MOST: i64 = 100;
 const SHUT: Duration = Duration::from_hours(24 * 365);
 /// So many wrong guesses from one network count as one: many people may share an address.
 const NETWORK_WEIGHT: i64 = 20;
+/// So many mails on a stranger's word are free for one mailbox, and from one network.
+const FREE_MAILS: i64 = 3;
+const FREE_MAILS_OF_NETWORK: i64 = 30;
 
 /// A count of wrong guesses in a row.
 #[derive(Clone, Debug)]
@@ -25,6 +28,8 @@ pub struct Bucket {
     pub key: String,
     /// How many guesses make one failure.
     weight: i64,
+    /// For a count of mails: so many are free, and each after them waits so long.
+    mails: Option<(i64, Duration)>,
 }
 
 impl Bucket {
@@ -33,13 +38,27 @@ impl Bucket {
     #[must_use]
     pub fn account(name: &str, mark: Option<&str>) -> Self {
         let digest = Digest::of(format!("{}\n{}", normal_name(name), mark.unwrap_or_default()).as_bytes());
-        Self { key: format!("account {}", URL_SAFE_NO_PAD.encode(digest.as_bytes())), weight: 1 }
+        Self { key: format!("account {}", URL_SAFE_NO_PAD.encode(digest.as_bytes())), weight: 1, mails: None }
     }
 
     /// The count of an IPv4 address or an IPv6 /64.
     #[must_use]
     pub fn network(network: &str) -> Self {
-        Self { key: format!("network {network}"), weight: NETWORK_WEIGHT }
+        Self { key: format!("network {network}"), weight: NETWORK_WEIGHT, mails: None }
+    }
+
+    /// The count of mails that anybody had sent to one mailbox or account.
+    #[must_use]
+    pub fn mails_to(whom: &str) -> Self {
+        let digest = URL_SAFE_NO_PAD.encode(Digest::of(whom.as_bytes()).as_bytes());
+        Self { key: format!("mails {digest}"), weight: 1, mails: Some((FREE_MAILS, Duration::from_hours(1))) }
+    }
+
+    /// The count of mails that were asked for from an IPv4 address or an IPv6 /64.
+    #[must_use]
+    pub fn mails_from(network: &str) -> Self {
+        let key = format!("mails from {network}");
+        Self { key, weight: NETWORK_WEIGHT, mails: Some((FREE_MAILS_OF_NETWORK, Duration::from_mins(1))) }
     }
 
     /// How long without a failure until the count is forgotten.
@@ -51,6 +70,9 @@ impl Bucket {
     /// How long the next guess must wait after so many.
     #[must_use]
     pub fn wait_after(&self, guesses: i64) -> Duration {
+        if let Some((free, wait)) = self.mails {
+            return if guesses < free { Duration::ZERO } else { wait };
+        }
         let failures = guesses / self.weight;
         match u32::try_from(failures - FREE) {
             Err(_) => Duration::ZERO,
@@ -74,6 +96,17 @@ mod tests {
         for (guesses, wait) in [(99, 0), (100, 1), (100_000, 900)] {
             assert_eq!(network.wait_after(guesses), Duration::from_secs(wait), "{guesses}");
         }
+    }
+
+    #[test]
+    fn s65_a_mailbox_gets_three_mails_and_then_one_an_hour() {
+        let mailbox = Bucket::mails_to("ada@example.com");
+        for (mails, wait) in [(1, 0), (2, 0), (3, 3600), (1000, 3600)] {
+            assert_eq!(mailbox.wait_after(mails), Duration::from_secs(wait), "{mails}");
+        }
+        assert!(!mailbox.key.contains("ada"));
+        assert_eq!(Bucket::mails_from("192.0.2.1").wait_after(29), Duration::ZERO);
+        assert_eq!(Bucket::mails_from("192.0.2.1").wait_after(30), Duration::from_mins(1));
     }
 
     #[test]

@@ -32,6 +32,27 @@ pub fn normal_name(name: &str) -> String {
     name.trim().nfkc().collect::<String>().to_lowercase()
 }
 
+/// The form in which addresses are looked up. Mail goes to an address as it was given, never to what was typed to find it.
+#[must_use]
+pub fn normal_email(email: &str) -> String {
+    use unicode_normalization::UnicodeNormalization as _;
+    email.trim().nfc().collect::<String>().to_lowercase()
+}
+
+/// Why a person cannot have chosen this name for themselves; stricter than [`check_name`], so that a name neither looks
+/// like another's address nor carries an address into a mail.
+///
+/// # Errors
+/// Says what would be right.
+pub fn check_chosen_name(name: &str) -> Result<(), &'static str> {
+    let normal = normal_name(name);
+    let legal = |c: char| c.is_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if !(2..=40).contains(&normal.chars().count()) || !normal.chars().all(legal) {
+        return Err("A user name has 2 to 40 letters, digits, dots, hyphens or underscores, and no spaces.");
+    }
+    Ok(())
+}
+
 /// Why a name cannot be a user name.
 ///
 /// # Errors
@@ -119,6 +140,11 @@ mod tests {
         for bad in ["", "a", "@", "a@", "@b", "a b@c", "a@b@c"] {
             assert!(check_email(bad).is_err(), "{bad:?}");
         }
+        assert!(check_chosen_name("ada.lovelace_1815-x").is_ok() && check_chosen_name("Аda").is_ok());
+        for bad in ["a", "bob@example.com", "http://x.example", "a b", &"x".repeat(41)] {
+            assert!(check_chosen_name(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(normal_email(" Ada@Example.COM "), "ada@example.com");
     }
 
     #[test]

@@ -120,8 +120,18 @@ async fn show(ctx: &Context, visit: &Visit, notice: &Notice<'_>) -> HttpResponse
             let Notice { error, wait, .. } = *notice;
             let keep_for = Some(ctx.config.session.keep).filter(|span| !span.is_zero()).map(span_words);
             let keep = notice.keep;
-            let body =
-                LoginPage { flow_id: &visit.id, csrf: &csrf, client_name, username, keep, keep_for, error, wait };
+            let body = LoginPage {
+                flow_id: &visit.id,
+                csrf: &csrf,
+                client_name,
+                username,
+                keep,
+                keep_for,
+                can_reset: ctx.config.mail.is_some(),
+                can_register: ctx.config.registration.enabled,
+                error,
+                wait,
+            };
             page(&body, &options)
         }
         (Step::Reauthenticate, Some(signed_in)) => {

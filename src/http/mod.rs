@@ -4,14 +4,19 @@ mod answer;
 mod authorize;
 mod demo;
 mod discovery;
+mod email_change;
 mod flow;
 mod health;
 mod home;
 mod introspect;
+mod links;
 mod logout;
+mod mail_pages;
 mod observe;
 mod pages;
 mod recent;
+mod recovery;
+mod registration;
 mod request;
 mod revoke;
 mod statics;
@@ -126,6 +131,7 @@ pub fn routes(config: &mut ServiceConfig) {
                 .route(web::get().to(home::back))
                 .default_service(refuse!("GET, POST")),
         )
+        .configure(mail_routes)
         .service(web::resource("/static/{file}").route(web::get().to(statics::get)).default_service(refuse!("GET")))
         .service(web::resource("/favicon.ico").route(web::get().to(statics::favicon)).default_service(refuse!("GET")))
         .service(web::resource("/health/live").route(web::get().to(health::live)).default_service(refuse!("GET")))
@@ -139,6 +145,32 @@ pub fn operator_routes(config: &mut ServiceConfig) {
         .service(web::resource("/metrics").route(web::get().to(observe::metrics)).default_service(refuse!("GET")))
         .service(web::resource("/health/live").route(web::get().to(health::live)).default_service(refuse!("GET")))
         .service(web::resource("/health/ready").route(web::get().to(health::ready)).default_service(refuse!("GET")));
+}
+
+/// What goes by mail: a forgotten password, an account of one's own, a new address.
+fn mail_routes(config: &mut ServiceConfig) {
+    let shown = |path: &str| web::resource(path).default_service(refuse!("GET"));
+    let form = |path: &str| web::resource(path).default_service(refuse!("GET, POST"));
+    config
+        .service(form("/password/forgot").route(web::get().to(recovery::forgot)).route(web::post().to(recovery::ask)))
+        .service(shown("/password/forgot/sent").route(web::get().to(recovery::sent)))
+        .service(form("/password/reset").route(web::get().to(recovery::open)).route(web::post().to(recovery::reset)))
+        .service(shown("/password/reset/done").route(web::get().to(recovery::done)))
+        .service(form("/register").route(web::get().to(registration::get)).route(web::post().to(registration::post)))
+        .service(shown("/register/sent").route(web::get().to(registration::sent)))
+        .service(
+            form("/register/confirm")
+                .route(web::get().to(registration::open))
+                .route(web::post().to(registration::confirm)),
+        )
+        .service(shown("/register/done").route(web::get().to(registration::done)))
+        .service(shown("/register/taken").route(web::get().to(registration::taken)))
+        .service(
+            form("/account/email/confirm")
+                .route(web::get().to(email_change::open))
+                .route(web::post().to(email_change::confirm)),
+        )
+        .service(shown("/account/email/confirmed").route(web::get().to(email_change::done)));
 }
 
 /// The demo relying party; development mode only.

@@ -35,6 +35,10 @@ pub struct LoginPage<'a> {
     pub keep: bool,
     /// How long a person can choose to stay signed in; `None` where that is not offered.
     pub keep_for: Option<String>,
+    /// Whether a forgotten password can be reset by mail.
+    pub can_reset: bool,
+    /// Whether people can make an account themselves.
+    pub can_register: bool,
     /// What was wrong with the last attempt, as a sentence.
     pub error: Option<&'a str>,
     /// Too many attempts: when to try again, as in "in 2 minutes". Shown in place of `error`.

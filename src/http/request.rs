@@ -188,6 +188,8 @@ pub struct CookieNames {
     pub browser: &'static str,
     pub known: &'static str,
     pub demo: &'static str,
+    /// The link of a mail that was opened.
+    pub link: &'static str,
     https: bool,
 }
 
@@ -200,10 +202,18 @@ impl CookieNames {
                 browser: "__Host-cs_browser",
                 known: "__Host-cs_known",
                 demo: "__Host-cs_demo",
+                link: "__Host-cs_link",
                 https,
             }
         } else {
-            Self { session: "cs_session", browser: "cs_browser", known: "cs_known", demo: "cs_demo", https }
+            Self {
+                session: "cs_session",
+                browser: "cs_browser",
+                known: "cs_known",
+                demo: "cs_demo",
+                link: "cs_link",
+                https,
+            }
         }
     }
 

@@ -15,6 +15,7 @@ table! {
         normal_name -> Text,
         username -> Text,
         email -> Nullable<Text>,
+        normal_email -> Nullable<Text>,
         email_verified -> Bool,
         password_hash -> Nullable<Text>,
         is_admin -> Bool,
@@ -229,6 +230,16 @@ table! {
 table! {
     assertion_ids (assertion_digest) {
         assertion_digest -> Binary,
+        expires_at -> BigInt,
+    }
+}
+
+table! {
+    links (link_digest) {
+        link_digest -> Binary,
+        kind -> Text,
+        user_id -> Nullable<Text>,
+        sealed -> Nullable<Binary>,
         expires_at -> BigInt,
     }
 }

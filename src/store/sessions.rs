@@ -7,6 +7,7 @@ use crate::crypto::opaque::Digest;
 use crate::domain::activity::{Event, Origin};
 use crate::domain::flow::Progress;
 use crate::domain::ids::{SessionId, UserId};
+use crate::domain::link::LinkKind;
 use crate::domain::session::{Authentication, Session, SignedIn};
 use crate::domain::throttle::Bucket;
 use crate::domain::user::User;
@@ -15,6 +16,7 @@ use super::activity::{NewActivity, note};
 use super::conn::{fixed, on_backend};
 use super::endings::end_one_session;
 use super::flows::write_progress;
+use super::links::end_links;
 use super::revocations::{Actor, ISSUER, Reason, USER as OF_USER, spared};
 use super::schema::{revocations, sessions, users};
 use super::throttles::{forgive, wait};
@@ -203,6 +205,8 @@ impl Store {
             let signed_in =
                 NewActivity { user: &session.user_id, event: Event::SignedIn, origin: &new.origin, detail: "" };
             note(conn, &signed_in, now)?;
+            // Who knows the password needs no link that resets it.
+            end_links(conn, &session.user_id, LinkKind::ResetPassword)?;
             write_progress(conn, &new.flow, &new.progress)?;
             Ok(SignIn::Done)
         })

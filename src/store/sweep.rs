@@ -40,6 +40,7 @@ impl Store {
             ("flows", "flow_digest", now),
             ("assertion_ids", "assertion_digest", now),
             ("throttles", "bucket", now),
+            ("links", "link_digest", now),
             ("sign_outs", "sign_out_digest", now),
             ("revocations", "sequence", now),
             ("grants", "grant_id", late),

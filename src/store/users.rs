@@ -6,12 +6,14 @@ use serde_json::{Map, Value};
 use crate::clock::UnixTime;
 use crate::domain::activity::{Event, Origin};
 use crate::domain::ids::UserId;
+use crate::domain::link::LinkKind;
 use crate::domain::throttle::Bucket;
-use crate::domain::user::{User, normal_name};
+use crate::domain::user::{User, normal_email, normal_name};
 
 use super::activity::{NewActivity, note};
 use super::conn::{Conn, on_backend};
 use super::endings::end_everything_of;
+use super::links::end_links;
 use super::registry::Registered;
 use super::revocations::{Actor, Reason};
 use super::schema::users;
@@ -20,7 +22,8 @@ use super::{Store, StoreError};
 
 pub struct NewUser {
     pub user: User,
-    pub password_hash: String,
+    /// Without one the person can sign in only after a reset.
+    pub password_hash: Option<String>,
 }
 
 /// What a sign-in needs to know of an account.
@@ -92,31 +95,77 @@ fn note_operators(conn: &mut Conn, user: &UserId, event: Event, now: UnixTime) -
     note(conn, &NewActivity { user, event, origin: &Origin::default(), detail: "" }, now)
 }
 
+/// Stores a person; false when the name is taken.
+pub(super) fn insert_user(conn: &mut Conn, new: &NewUser, origin: &Origin) -> Result<bool, StoreError> {
+    let user = &new.user;
+    let row = (
+        users::user_id.eq(user.id.as_str()),
+        users::normal_name.eq(normal_name(&user.username)),
+        users::username.eq(&user.username),
+        users::email.eq(&user.email),
+        users::normal_email.eq(user.email.as_deref().map(normal_email)),
+        users::email_verified.eq(user.email_verified),
+        users::password_hash.eq(&new.password_hash),
+        users::is_admin.eq(user.is_admin),
+        users::claims.eq(Value::Object(user.claims.clone()).to_string()),
+        users::disabled_at.eq(user.disabled_at.map(UnixTime::millis)),
+        users::created_at.eq(user.created_at.millis()),
+        users::updated_at.eq(user.updated_at.millis()),
+    );
+    let insert = diesel::insert_into(users::table).values(row).on_conflict_do_nothing();
+    let rows = on_backend!(conn, |c| insert.execute(c)).map_err(StoreError::operation("storing a user"))?;
+    if rows == 1 {
+        let created = NewActivity { user: &user.id, event: Event::AccountCreated, origin, detail: "" };
+        note(conn, &created, user.created_at)?;
+    }
+    Ok(rows == 1)
+}
+
 impl Store {
     /// # Errors
     /// When the database cannot be written.
     pub async fn create_user(&self, new: NewUser) -> Result<Registered, StoreError> {
         self.write(move |conn| {
-            let user = new.user;
-            let row = (
-                users::user_id.eq(user.id.as_str()),
-                users::normal_name.eq(normal_name(&user.username)),
-                users::username.eq(&user.username),
-                users::email.eq(&user.email),
-                users::email_verified.eq(user.email_verified),
-                users::password_hash.eq(new.password_hash),
-                users::is_admin.eq(user.is_admin),
-                users::claims.eq(Value::Object(user.claims.clone()).to_string()),
-                users::created_at.eq(user.created_at.millis()),
-                users::updated_at.eq(user.updated_at.millis()),
-            );
-            let insert = diesel::insert_into(users::table).values(row).on_conflict_do_nothing();
-            let rows = on_backend!(conn, |c| insert.execute(c)).map_err(StoreError::operation("storing a user"))?;
-            if rows != 1 {
-                return Ok(Registered::Exists);
+            let made = insert_user(conn, &new, &Origin::default())?;
+            Ok(if made { Registered::Done } else { Registered::Exists })
+        })
+        .await
+    }
+
+    /// Stores all of them, or none: then those names come back that are taken.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn import_users(&self, new: Vec<NewUser>) -> Result<Vec<String>, StoreError> {
+        self.write(move |conn| {
+            let mut taken = Vec::new();
+            for NewUser { user, .. } in &new {
+                let same = users::table.filter(users::normal_name.eq(normal_name(&user.username)));
+                let found: Option<String> = on_backend!(conn, |c| same.select(users::user_id).first(c).optional())
+                    .map_err(StoreError::operation("finding a user by name"))?;
+                taken.extend(found.map(|_| user.username.clone()));
             }
-            note_operators(conn, &user.id, Event::AccountCreated, user.created_at)?;
-            Ok(Registered::Done)
+            if taken.is_empty() {
+                for user in &new {
+                    insert_user(conn, user, &Origin::default())?;
+                }
+            }
+            Ok(taken)
+        })
+        .await
+    }
+
+    /// Those who have this address, few at the most.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn find_users_by_email(&self, email: &str) -> Result<Vec<User>, StoreError> {
+        let email = normal_email(email);
+        self.read(move |conn| {
+            let query = users::table.filter(users::normal_email.eq(email)).select(USER).limit(5);
+            let rows: Vec<UserRow> = on_backend!(conn, |c| query.load(c))
+                .map_err(StoreError::operation("finding users by their address"))?;
+            rows.into_iter().map(User::try_from).collect()
         })
         .await
     }
@@ -214,6 +263,7 @@ impl Store {
                 forgive(conn, &Bucket::account(&name, None))?;
             }
             if rows == 1 {
+                end_links(conn, &id, LinkKind::ResetPassword)?;
                 note_operators(conn, &id, Event::PasswordChanged, now)?;
             }
             if rows == 1 && !keep_sessions {
@@ -258,6 +308,7 @@ impl Store {
     ) -> Result<bool, StoreError> {
         self.write(move |conn| {
             let update = diesel::update(users::table.find(id.as_str())).set((
+                users::normal_email.eq(email.as_deref().map(normal_email)),
                 users::email.eq(email),
                 users::email_verified.eq(verified),
                 users::updated_at.eq(now.millis()),
@@ -265,6 +316,9 @@ impl Store {
             let rows =
                 on_backend!(conn, |c| update.execute(c)).map_err(StoreError::operation("setting an e-mail address"))?;
             if rows == 1 {
+                // They went to the address of before, or would change this one again.
+                end_links(conn, &id, LinkKind::ResetPassword)?;
+                end_links(conn, &id, LinkKind::ConfirmEmail)?;
                 note_operators(conn, &id, Event::EmailChanged, now)?;
             }
             Ok(rows == 1)

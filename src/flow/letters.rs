@@ -1,0 +1,193 @@
+//! Writing the mails that wait, beside the requests. What strangers asked for is looked up only here; a link is made at the
+//! moment at which it is sent, so that its secret rests nowhere, and a mail that is tried again carries a new one, which
+//! ends the one before.
+
+use crate::clock::UnixTime;
+use crate::domain::activity::{Event, Origin};
+use crate::domain::ids::UserId;
+use crate::domain::link::LinkKind;
+use crate::domain::throttle::Bucket;
+use crate::domain::user::{User, normal_email};
+use crate::protocol::error::OAuthError;
+use crate::store::Failure;
+
+use super::email_change::NewAddress;
+use super::mail::{Asked, Letter, Link, Registration, Text, Written, facts};
+use super::{Context, links};
+
+const NOT_YOU: &str = "If this was not you, do nothing: without the link nothing changes.";
+
+/// Writes what a waiting mail comes to: none where there is nobody to write to. `first` is its first try.
+///
+/// # Errors
+/// When the machinery fails; the mail waits on.
+pub async fn write(ctx: &Context, letter: Letter, first: bool, now: UnixTime) -> Result<Vec<Written>, OAuthError> {
+    match letter {
+        Letter::Written(written) => Ok(vec![written]),
+        Letter::Forgotten { typed, origin } => forgotten(ctx, &typed, &origin, first, now).await,
+        Letter::Registration(asked) => Ok(registration(ctx, asked, first, now).await?.into_iter().collect()),
+        Letter::NewEmail { user_id, email, origin } => {
+            Ok(new_email(ctx, user_id, email, &origin, now).await?.into_iter().collect())
+        }
+    }
+}
+
+/// Whether another mail may go to this mailbox or account; counted at the first try.
+async fn may_send(ctx: &Context, whom: &str, first: bool, now: UnixTime) -> Result<bool, OAuthError> {
+    if !first {
+        return Ok(true);
+    }
+    let count = Failure { buckets: vec![Bucket::mails_to(whom)], account: None, origin: Origin::default() };
+    Ok(ctx.store.record_failure(count, now).await?.is_none())
+}
+
+async fn forgotten(
+    ctx: &Context,
+    typed: &str,
+    asked: &Asked,
+    first: bool,
+    now: UnixTime,
+) -> Result<Vec<Written>, OAuthError> {
+    let mut users = ctx.store.find_users_by_email(typed).await?;
+    if let Some(user) =
+        ctx.store.find_user_by_name(typed).await?.filter(|user| users.iter().all(|other| other.id != user.id))
+    {
+        users.push(user);
+    }
+    let mut written = Vec::new();
+    for user in users.into_iter().filter(|user| user.disabled_at.is_none()) {
+        let Some(email) = user.email.clone() else { continue };
+        // By the account, not by what was typed: name and address are two ways to the same mailbox.
+        if !may_send(ctx, &format!("reset {}", user.id), first, now).await? {
+            continue;
+        }
+        let Some(href) = links::create(ctx, LinkKind::ResetPassword, Some(user.id.clone()), None, now).await? else {
+            continue;
+        };
+        if first {
+            ctx.store.note_activity(user.id.clone(), Event::PasswordResetAsked, asked.origin(), now).await?;
+        }
+        let text = Text {
+            title: "Reset your password",
+            name: &user.username,
+            words: vec![
+                format!(
+                    "A new password was asked for, for the account {}. The link below lets you choose one.",
+                    user.username
+                ),
+                "The link works once and for 15 minutes. It signs you out everywhere.".to_owned(),
+            ],
+            link: Some(Link { label: "Choose a new password", href }),
+            facts: facts(&asked.origin(), asked.at()),
+            advice: NOT_YOU,
+            service: ctx.service(),
+        };
+        written.push(text.write(&email)?);
+    }
+    Ok(written)
+}
+
+async fn registration(
+    ctx: &Context,
+    asked: Registration,
+    first: bool,
+    now: UnixTime,
+) -> Result<Option<Written>, OAuthError> {
+    if !may_send(ctx, &format!("register {}", normal_email(&asked.email)), first, now).await? {
+        return Ok(None);
+    }
+    let (email, facts) = (asked.email.clone(), facts(&asked.origin.origin(), asked.origin.at()));
+    let text =
+        |title, name, words, link, advice| Text { title, name, words, link, facts, advice, service: ctx.service() };
+    let holders = ctx.store.find_users_by_email(&email).await?;
+    if let Some(User { username, email: Some(own), .. }) = holders.first() {
+        let words = vec![
+            format!(
+                "Somebody, perhaps you, asked for a new account with this address. You have one already: {username}."
+            ),
+            "If you forgot its password, choose a new one by the link below.".to_owned(),
+        ];
+        let link = Link { label: "Forgot your password?", href: ctx.config.issuer.at("/password/forgot") };
+        let mail = text(
+            "You have an account already",
+            username.as_str(),
+            words,
+            Some(link),
+            "If this was not you, do nothing: nothing was changed.",
+        );
+        return Ok(Some(mail.write(own)?));
+    }
+    if ctx.store.find_user_by_name(&asked.username).await?.is_some() {
+        let words = vec!["You asked for an account, but its name is taken. Please choose another name.".to_owned()];
+        let link = Link { label: "Choose another name", href: ctx.config.issuer.at("/register") };
+        let mail = text(
+            "Choose another user name",
+            "there",
+            words,
+            Some(link),
+            "If this was not you, do nothing: no account was made.",
+        );
+        return Ok(Some(mail.write(&email)?));
+    }
+    let what = serde_json::to_vec(&asked).map_err(OAuthError::server_error)?;
+    let Some(href) = links::create(ctx, LinkKind::Register, None, Some(&what), now).await? else { return Ok(None) };
+    let words = vec![
+        format!(
+            "An account with the name {} was asked for, with this address. The link below makes it.",
+            asked.username
+        ),
+        "The link works once and for 24 hours.".to_owned(),
+    ];
+    let link = Link { label: "Confirm your address", href };
+    let mail = text(
+        "Confirm your address",
+        "there",
+        words,
+        Some(link),
+        "If this was not you, do nothing: without the link no account is made.",
+    );
+    Ok(Some(mail.write(&email)?))
+}
+
+async fn new_email(
+    ctx: &Context,
+    user_id: UserId,
+    email: String,
+    asked: &Asked,
+    now: UnixTime,
+) -> Result<Option<Written>, OAuthError> {
+    let Some(user) = ctx.store.find_user(user_id).await? else { return Ok(None) };
+    let facts = facts(&asked.origin(), asked.at());
+    let service = ctx.service();
+    if ctx.store.find_users_by_email(&email).await?.iter().any(|other| other.id != user.id) {
+        let text = Text {
+            title: "This address is in use",
+            name: "there",
+            words: vec!["Somebody asked to use this address for their account, but another account has it. Nothing was changed.".to_owned()],
+            link: None,
+            facts,
+            advice: "If this was you, sign in to the account that has the address, and change it there first.",
+            service,
+        };
+        return Ok(Some(text.write(&email)?));
+    }
+    let what = serde_json::to_vec(&NewAddress { email: email.clone() }).map_err(OAuthError::server_error)?;
+    let link = links::create(ctx, LinkKind::ConfirmEmail, Some(user.id.clone()), Some(&what), now).await?;
+    let Some(href) = link else { return Ok(None) };
+    let text = Text {
+        title: "Confirm your new address",
+        name: &user.username,
+        words: vec![
+            format!(
+                "The account {} is to have this address. Open the link below in a browser in which you are signed in.",
+                user.username
+            ),
+            "The link works once and for 24 hours.".to_owned(),
+        ],
+        link: Some(Link { label: "Confirm the address", href }),
+        facts,
+        advice: NOT_YOU,
+        service,
+    };
+    Ok(Some(text.write(&email)?))
+}

@@ -1,0 +1,72 @@
+//! The one judgement of a new password, whoever sets it: a command, a registration, a reset, the account.
+
+use secrecy::{ExposeSecret as _, SecretString};
+use sha1::{Digest as _, Sha1};
+use url::Url;
+
+use crate::config::PasswordConfig;
+use crate::crypto::CryptoError;
+use crate::crypto::password::PasswordHasher;
+use crate::domain::password::{Refusal, normal};
+use crate::outbound::{Outbound, OutboundError};
+use crate::protocol::error::OAuthError;
+
+use super::Context;
+
+/// Judges a password for a person with these names and addresses.
+///
+/// # Errors
+/// When the queue of password checks is full or its threads are gone.
+pub async fn judge(
+    hasher: &PasswordHasher,
+    config: &PasswordConfig,
+    outbound: &Outbound,
+    password: &SecretString,
+    names: &[&str],
+) -> Result<Result<(), Refusal>, CryptoError> {
+    let names = names.iter().map(|&name| name.to_owned()).collect();
+    if let Err(refusal) = hasher.judge(password.clone(), names, config.min_length).await? {
+        return Ok(Err(refusal));
+    }
+    let Some(corpus) = &config.breach_url else { return Ok(Ok(())) };
+    match is_breached(outbound, corpus, password).await {
+        Ok(true) => Ok(Err(Refusal::Breached)),
+        Ok(false) => Ok(Ok(())),
+        // The other rules hold; a corpus that is away must not keep people from their accounts.
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the breach corpus does not answer; not asked");
+            Ok(Ok(()))
+        }
+    }
+}
+
+/// The hash of a password that was judged good, to be stored.
+///
+/// # Errors
+/// When the queue of password checks is full or its threads are gone.
+pub async fn accept(
+    ctx: &Context,
+    password: SecretString,
+    names: &[&str],
+) -> Result<Result<String, Refusal>, OAuthError> {
+    match judge(&ctx.hasher, &ctx.config.password, &ctx.outbound, &password, names).await? {
+        Ok(()) => Ok(Ok(ctx.hasher.hash(password).await?)),
+        Err(refusal) => Ok(Err(refusal)),
+    }
+}
+
+/// Whether the corpus has it: asked by the first five digits of its SHA-1, which some hundred others share, so the corpus
+/// learns next to nothing (k-anonymity). SHA-1, because that is what it is sorted by.
+async fn is_breached(outbound: &Outbound, corpus: &Url, password: &SecretString) -> Result<bool, OutboundError> {
+    let digest = Sha1::digest(normal(password.expose_secret()).as_bytes());
+    let hex = format!("{digest:X}");
+    let (prefix, suffix) = hex.split_at(5);
+    let mut address = corpus.clone();
+    address.set_path(&format!("{}{prefix}", corpus.path()));
+    // With padding not even the length of the answer tells which digits were asked for; what pads it was seen 0 times.
+    let answer = outbound.get_text(&address, ("add-padding", "true")).await?;
+    let seen = |line: &str| {
+        line.trim().split_once(':').is_some_and(|(end, times)| end.eq_ignore_ascii_case(suffix) && times != "0")
+    };
+    Ok(answer.lines().any(seen))
+}

@@ -4,121 +4,12 @@
 mod support;
 
 use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use fantoccini::elements::Element;
-use fantoccini::{Client, ClientBuilder, Locator};
-use hyper_util::client::legacy::connect::HttpConnector;
+use fantoccini::{Client, Locator};
 use serde_json::json;
-use support::{App, HTTP, TestServer, wait_for};
-use tempfile::TempDir;
-
-/// A chromedriver of our own, and one window of Chromium with an empty profile.
-struct Chromium {
-    driver: Child,
-    session: String,
-    window: Client,
-    _profile: TempDir,
-}
-
-impl Chromium {
-    async fn start(width: u32) -> Self {
-        let port = support::server::free_port();
-        let driver = Command::new("chromedriver")
-            .arg(format!("--port={port}"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect(
-                "chromedriver is missing: install chromium and chromium-driver (scripts/test does so where it may)",
-            );
-        let profile = TempDir::with_prefix("countersign-chromium-").unwrap();
-        let user_data = format!("--user-data-dir={}", profile.path().display());
-        let arguments = [
-            "--headless=new",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--disable-dev-shm-usage",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            &user_data,
-        ];
-        // A window cannot be as narrow as a phone: its screen is emulated.
-        let screen = json!({"deviceMetrics": {"width": width, "height": 800, "pixelRatio": 1, "mobile": false}});
-        let capabilities = json!({"goog:chromeOptions": {"args": arguments, "mobileEmulation": screen}});
-        wait_for("chromedriver", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
-        let webdriver = format!("http://127.0.0.1:{port}");
-        let window = ClientBuilder::new(HttpConnector::new())
-            .capabilities(capabilities.as_object().unwrap().clone())
-            .connect(&webdriver)
-            .await
-            .unwrap();
-        let session = format!("{webdriver}/session/{}", window.session_id().await.unwrap().unwrap());
-        Self { driver, session, window, _profile: profile }
-    }
-
-    /// The element with this id, once it is there.
-    async fn see(&self, id: &str) -> Element {
-        let wait = self.window.wait().at_most(Duration::from_secs(10)).every(Duration::from_millis(50));
-        match wait.for_element(Locator::Id(id)).await {
-            Ok(element) => element,
-            Err(e) => panic!("no {id}: {e}: {}", self.window.source().await.unwrap_or_default()),
-        }
-    }
-
-    /// The element with this id, with a consent page allowed on the way where there is one.
-    async fn allow_and_see(&self, id: &str) -> Element {
-        let wait = self.window.wait().at_most(Duration::from_secs(10));
-        wait.for_element(Locator::Css(&format!("#consent-allow, #{id}"))).await.unwrap();
-        if let Ok(allow) = self.window.find(Locator::Id("consent-allow")).await {
-            allow.click().await.unwrap();
-        }
-        self.see(id).await
-    }
-
-    async fn click(&self, id: &str) {
-        self.see(id).await.click().await.unwrap();
-    }
-
-    async fn write(&self, id: &str, text: &str) {
-        let input = self.see(id).await;
-        input.clear().await.unwrap();
-        input.send_keys(text).await.unwrap();
-    }
-
-    /// The text of an element that differs from `old`, once it does.
-    async fn changed(&self, selector: &str, old: &str) -> String {
-        for _ in 0..200 {
-            if let Ok(element) = self.window.find(Locator::Css(selector)).await
-                && let Ok(text) = element.prop("textContent").await
-                && let Some(text) = text.filter(|text| text != old)
-            {
-                return text;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        panic!("{selector} stays as it was: {}", self.window.source().await.unwrap());
-    }
-}
-
-impl Drop for Chromium {
-    fn drop(&mut self) {
-        // The end of the session ends the browser; a driver that is only killed leaves it behind.
-        let session = self.session.clone();
-        let _ = std::thread::spawn(move || HTTP.delete(session).send()).join();
-        let _ = self.driver.kill();
-        let _ = self.driver.wait();
-    }
-}
-
-/// Runs the part of a test that talks to Chromium.
-fn run(test: impl Future<Output = ()>) {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
-}
+use support::chromium::{Chromium, run};
+use support::{App, TestServer, wait_for};
 
 /// The demo user's name and password, as a newcomer reads them in the terminal.
 fn printed_demo_user(server: &TestServer) -> (String, String) {

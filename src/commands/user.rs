@@ -232,7 +232,11 @@ impl UserCommand {
                 let claims = read_object(&file)?;
                 check_claims(&claims).map_err(anyhow::Error::msg)?;
                 let user = find(&ctx, &name).await?;
-                let user = ctx.store.set_claims(user.id, claims, ctx.now).await?.ok_or_else(|| unknown(&name))?;
+                let user = ctx
+                    .store
+                    .set_claims(user.id, claims, Origin::default(), ctx.now)
+                    .await?
+                    .ok_or_else(|| unknown(&name))?;
                 print_json(&claims_of(&user))
             }
         }

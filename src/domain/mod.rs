@@ -12,3 +12,4 @@ pub mod resource;
 pub mod session;
 pub mod throttle;
 pub mod user;
+pub mod zone;

@@ -137,6 +137,6 @@ pub async fn sign_in(
 }
 
 /// Whose browser a mark says it is: the account's, as long as it has this password.
-fn mark_owner(name: &str, password_hash: &str) -> String {
+pub(super) fn mark_owner(name: &str, password_hash: &str) -> String {
     format!("{}\n{password_hash}", normal_name(name))
 }

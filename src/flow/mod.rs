@@ -1,6 +1,7 @@
 //! Use cases: one file each, downward only, no HTTP types. A flow is given everything that it needs by [`Context`].
 
 pub mod access_token;
+pub mod account;
 pub mod authorize;
 pub mod client;
 pub mod consent;

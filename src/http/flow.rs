@@ -24,6 +24,9 @@ use super::authorize::{respond, with_browser_cookie};
 use super::pages::{ConsentPage, ConsentResource, LoginPage, ReauthPage, SelectPage};
 use super::request::{CookieNames, PageForm, browser, is_own_form};
 
+/// How long a browser stays known to an account that signed in in it.
+pub const KNOWN_FOR: std::time::Duration = std::time::Duration::from_hours(4320);
+
 /// A request for a flow of this browser, as far as it has come.
 struct Visit {
     id: String,
@@ -184,7 +187,7 @@ fn send_off(arrival: &Arrival, https: bool) -> HttpResponse {
 }
 
 /// What each scope, and each claim asked for by itself, means to a person. Scopes of a resource stand with the resource.
-fn in_plain_words(ctx: &Context, asked: &Consent) -> Vec<String> {
+pub fn in_plain_words(ctx: &Context, asked: &Consent) -> Vec<String> {
     let registry = ctx.registry.load();
     let words = |scope: &str| match scope {
         "openid" => Some("Know who you are".to_owned()),
@@ -202,7 +205,7 @@ fn in_plain_words(ctx: &Context, asked: &Consent) -> Vec<String> {
     scopes.chain(asked.claims.iter().map(|claim| format!("See your {}", claim.replace('_', " ")))).collect()
 }
 
-fn resources(ctx: &Context, asked: &Consent) -> Vec<ConsentResource> {
+pub fn resources(ctx: &Context, asked: &Consent) -> Vec<ConsentResource> {
     let registry = ctx.registry.load();
     let named = asked.resources.iter().filter_map(|identifier| registry.resource(identifier));
     let by_scope =
@@ -241,10 +244,9 @@ pub async fn sign_in(
         Ok(login::Outcome::Elsewhere) => back_to(&ctx, &visit),
         Ok(login::Outcome::SignedIn { cookie, known }) => {
             let names = CookieNames::new(https);
-            let known_for = std::time::Duration::from_hours(4320);
             let lines = [
                 names.set(names.session, cookie.value.expose_secret(), cookie.max_age),
-                names.set(names.known, &known, Some(known_for)),
+                names.set(names.known, &known, Some(KNOWN_FOR)),
             ];
             with_cookies(back_to(&ctx, &visit), lines)
         }

@@ -41,14 +41,14 @@ async fn answer(request: &HttpRequest, ctx: &Context) -> Result<HttpResponse, OA
         let response = see_other(&format!("/flow/{}", flow.expose_secret()), https);
         return Ok(with_browser_cookie(response, &browser, https));
     };
-    let demo =
-        ctx.config.development.then(|| Link { href: "/demo".to_owned(), label: "Try the demo application".to_owned() });
+    let link = |href: &str, label: &str| Link { href: href.to_owned(), label: label.to_owned() };
+    let demo = ctx.config.development.then(|| link("/demo", "Try the demo application"));
     let body = HomePage {
         csrf: &browser.csrf(SIGN_OUT),
         account_name: &signed_in.user.label(),
         account_email: signed_in.user.email.as_deref(),
         is_admin: signed_in.user.is_admin,
-        links: demo.into_iter().collect(),
+        links: [link("/account", "Look after your account")].into_iter().chain(demo).collect(),
     };
     Ok(with_browser_cookie(page(&body, &PageOptions { https, ..PageOptions::default() }), &browser, https))
 }

@@ -1,5 +1,6 @@
 //! The edge: read a request, call one flow, write the answer. Only this module names actix.
 
+mod account;
 mod answer;
 mod authorize;
 mod demo;
@@ -124,6 +125,7 @@ pub fn routes(config: &mut ServiceConfig) {
                         .default_service(refuse!("GET, POST")),
                 ),
         )
+        .configure(account::routes)
         .service(web::resource("/").route(web::get().to(home::get)).default_service(refuse!("GET")))
         .service(
             web::resource("/sign-out")

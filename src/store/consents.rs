@@ -38,15 +38,17 @@ fn find(conn: &mut Conn, user: &UserId, client: &ClientId) -> Result<Option<Cons
     ));
     let row: Option<(String, String, String)> =
         on_backend!(conn, |c| query.first(c).optional()).map_err(StoreError::operation("finding a consent"))?;
-    row.map(|(scope, resources, claims)| {
-        let list = |text: &str| serde_json::from_str(text).map_err(|error| StoreError::corrupt("consent", error));
-        Ok(Consent {
-            scope: Scope::parse(&scope).map_err(|error| StoreError::corrupt("consent", error))?,
-            resources: list(&resources)?,
-            claims: list(&claims)?,
-        })
+    row.map(consent).transpose()
+}
+
+/// Reads scope, resources and claims as they are stored.
+pub(super) fn consent((scope, resources, claims): (String, String, String)) -> Result<Consent, StoreError> {
+    let list = |text: &str| serde_json::from_str(text).map_err(|error| StoreError::corrupt("consent", error));
+    Ok(Consent {
+        scope: Scope::parse(&scope).map_err(|error| StoreError::corrupt("consent", error))?,
+        resources: list(&resources)?,
+        claims: list(&claims)?,
     })
-    .transpose()
 }
 
 impl Store {
@@ -75,6 +77,7 @@ impl Store {
                 consents::resources.eq(json(&consent.resources)?),
                 consents::claims.eq(json(&consent.claims)?),
                 consents::updated_at.eq(now.millis()),
+                consents::created_at.eq(now.millis()),
             );
             let upsert = diesel::insert_into(consents::table)
                 .values(row)

@@ -222,7 +222,6 @@ pub(super) fn end_everything_of(
 }
 
 /// Ends all that a person has running but one session and what hangs on it.
-#[allow(dead_code, reason = "changes that a person makes to their own account come with their own work")]
 pub(super) fn end_others(
     conn: &mut Conn,
     user: &UserId,
@@ -303,14 +302,20 @@ impl Store {
         now: UnixTime,
     ) -> Result<bool, StoreError> {
         self.write_and_wake(move |conn| {
-            let own = sessions::table.find(session.as_str()).filter(sessions::user_id.eq(user.as_str()));
-            let own: bool = on_backend!(conn, |c| diesel::select(exists(own)).get_result(c))
-                .map_err(StoreError::operation("finding a session"))?;
+            let own = sessions::table
+                .find(session.as_str())
+                .filter(sessions::user_id.eq(user.as_str()))
+                .select((sessions::last_address, sessions::user_agent));
+            let own: Option<(String, String)> =
+                on_backend!(conn, |c| own.first(c).optional()).map_err(StoreError::operation("finding a session"))?;
+            let Some((address, user_agent)) = own else { return Ok(false) };
             let cause = Reason::SessionEndedByOwner.by(Actor::Owner);
-            if !own || end_one_session(conn, &session, &cause, now)?.sessions == 0 {
+            if end_one_session(conn, &session, &cause, now)?.sessions == 0 {
                 return Ok(false);
             }
-            note(conn, &NewActivity { user: &user, event: Event::SessionEnded, origin: &origin, detail: "" }, now)?;
+            let detail = Origin { address, user_agent }.device();
+            let ended = NewActivity { user: &user, event: Event::SessionEnded, origin: &origin, detail: &detail };
+            note(conn, &ended, now)?;
             Ok(true)
         })
         .await
@@ -333,7 +338,8 @@ impl Store {
             let rule = Rule { target, issued_before: None, keep: Some(&keep), sessions_only: true, cause: &cause };
             let ended = end(conn, &rule, now)?;
             if ended.sessions > 0 {
-                note(conn, &NewActivity { user: &user, event: Event::SessionEnded, origin: &origin, detail: "" }, now)?;
+                let detail = "all others";
+                note(conn, &NewActivity { user: &user, event: Event::SessionEnded, origin: &origin, detail }, now)?;
             }
             Ok(ended)
         })

@@ -2,6 +2,7 @@
 //! SQLite has one writing thread with group commit and a few readers; PostgreSQL, where it comes, a pool.
 
 mod access_tokens;
+mod account;
 mod activity;
 mod clock;
 mod conn;
@@ -38,6 +39,7 @@ use conn::{Conn, on_backend};
 use executor::{Executor, Readers};
 
 pub use access_tokens::{PersonsToken, TokenState};
+pub use account::{Allowed, Deletion, OpenSession, OwnPassword};
 pub use consents::Decision;
 pub use endings::{Ended, Ending};
 pub use grants::{Exchange, NewGrant, Rotation, RotationRequest};

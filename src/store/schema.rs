@@ -156,6 +156,7 @@ table! {
         resources -> Text,
         claims -> Text,
         updated_at -> BigInt,
+        created_at -> BigInt,
     }
 }
 

@@ -326,7 +326,7 @@ impl Store {
         .await
     }
 
-    /// Merges claims into what a person has; `null` takes one away. Given back as they are now; `None` when there is no
+    /// Merges claims into what a person has, on whose word `origin` tells; `null` takes one away. Given back as they are now; `None` when there is no
     /// such person.
     ///
     /// # Errors
@@ -335,6 +335,7 @@ impl Store {
         &self,
         id: UserId,
         changes: Map<String, Value>,
+        origin: Origin,
         now: UnixTime,
     ) -> Result<Option<User>, StoreError> {
         self.write(move |conn| {
@@ -356,7 +357,7 @@ impl Store {
                 users::updated_at.eq(now.millis()),
             ));
             on_backend!(conn, |c| update.execute(c)).map_err(StoreError::operation("setting claims"))?;
-            note_operators(conn, &id, Event::ProfileChanged, now)?;
+            note(conn, &NewActivity { user: &id, event: Event::ProfileChanged, origin: &origin, detail: "" }, now)?;
             Ok(Some(user))
         })
         .await

@@ -6,6 +6,7 @@
 
 pub mod app;
 pub mod browser;
+pub mod chromium;
 pub mod http;
 pub mod jose;
 pub mod server;

@@ -1,0 +1,342 @@
+//! What people do to their own account. Every operation is for the person signed in, never for one named by a request.
+
+use std::sync::Arc;
+
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::{Map, Value, json};
+use unicode_normalization::UnicodeNormalization as _;
+
+use crate::clock::UnixTime;
+use crate::crypto::opaque::{SessionSecret, browser_mark};
+use crate::crypto::password::MAX_LENGTH;
+use crate::domain::activity::{Activity, Event};
+use crate::domain::client::Client;
+use crate::domain::grant::Consent;
+use crate::domain::ids::{ClientId, SessionId};
+use crate::domain::session::SignedIn;
+use crate::domain::zone::Zone;
+use crate::protocol::error::OAuthError;
+use crate::store::{Deletion, OpenSession, OwnPassword};
+
+use super::Context;
+use super::login::mark_owner;
+use super::mail::notice;
+use super::session::{Browser, SessionCookie};
+
+/// The claims of OpenID Connect Core section 5.1 that people write themselves.
+pub const PROFILE: [&str; 5] = ["name", "given_name", "family_name", "locale", "zoneinfo"];
+/// In characters.
+const LONGEST_NAME: usize = 200;
+
+/// What is wrong with one field of a form.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub field: &'static str,
+    pub words: &'static str,
+}
+
+/// What was typed, as it is kept; `null` for what was left empty.
+fn profile_claim(field: &'static str, typed: Option<&str>) -> Result<Value, Problem> {
+    let text: String = typed.unwrap_or_default().trim().nfc().collect();
+    if text.is_empty() {
+        return Ok(Value::Null);
+    }
+    let wrong = |words| Err(Problem { field, words });
+    match field {
+        "zoneinfo" if !Zone::is_known(&text) => wrong("Choose a time zone from the list."),
+        "locale" if !is_language_tag(&text) => wrong("A language is written like en or pt-BR."),
+        _ if text.chars().any(char::is_control) => {
+            wrong("This has characters that cannot be shown. Please type it again.")
+        }
+        _ if text.chars().count() > LONGEST_NAME => wrong("This is too long; 200 characters are the most."),
+        _ => Ok(text.into()),
+    }
+}
+
+/// The shape of a tag of BCP 47 (RFC 5646 section 2.1), whatever it means.
+fn is_language_tag(text: &str) -> bool {
+    let mut parts = text.split('-');
+    let language = parts.next().unwrap_or_default();
+    text.len() <= 35
+        && (2..=8).contains(&language.len())
+        && language.bytes().all(|b| b.is_ascii_alphabetic())
+        && parts.all(|part| (1..=8).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_alphanumeric()))
+}
+
+/// Keeps what a person typed about themselves; nothing is written where nothing changed.
+///
+/// # Errors
+/// When the database cannot be written.
+pub async fn change_profile<'a>(
+    ctx: &Context,
+    signed_in: &SignedIn,
+    typed: impl Fn(&str) -> Option<&'a str>,
+    browser: &Browser,
+    now: UnixTime,
+) -> Result<Result<(), Problem>, OAuthError> {
+    let mut changes = Map::new();
+    for field in PROFILE {
+        match profile_claim(field, typed(field)) {
+            Err(problem) => return Ok(Err(problem)),
+            Ok(value) if signed_in.user.claims.get(field).unwrap_or(&Value::Null) == &value => {}
+            Ok(value) => drop(changes.insert(field.to_owned(), value)),
+        }
+    }
+    if !changes.is_empty() {
+        ctx.store.set_claims(signed_in.user.id.clone(), changes, browser.origin.clone(), now).await?;
+    }
+    Ok(Ok(()))
+}
+
+/// A session whose password was changed in it: its new cookie, and the mark by which this browser stays known.
+pub struct Renewed {
+    pub cookie: SessionCookie,
+    pub known: String,
+}
+
+/// What came of choosing a new password.
+pub enum PasswordChange {
+    Changed(Renewed),
+    Refused(String),
+    /// The session ended meanwhile.
+    Gone,
+}
+
+/// Sets a password that its owner chose, having just proven who they are.
+///
+/// # Errors
+/// When the machinery fails or its queue is full.
+pub async fn change_password(
+    ctx: &Context,
+    signed_in: &SignedIn,
+    password: SecretString,
+    end_others: bool,
+    browser: &Browser,
+    now: UnixTime,
+) -> Result<PasswordChange, OAuthError> {
+    let length = password.expose_secret().nfc().count();
+    let least = ctx.config.password.min_length;
+    if !(least..=MAX_LENGTH).contains(&length) {
+        let why = format!("This password has {length} characters; choose one of {least} to {MAX_LENGTH}.");
+        return Ok(PasswordChange::Refused(why));
+    }
+    let password_hash = ctx.hasher.hash(password).await?;
+    let known = browser_mark(&ctx.known_browser_key, &mark_owner(&signed_in.user.username, &password_hash))?;
+    let cookie = SessionSecret::mint()?;
+    let new = OwnPassword {
+        user: signed_in.user.id.clone(),
+        password_hash,
+        session: signed_in.session.id.clone(),
+        cookie: cookie.digest(),
+        end_others,
+        origin: browser.origin.clone(),
+        mail: notice(ctx, &signed_in.user, Event::PasswordChanged, "", &browser.origin, now)?,
+    };
+    if !ctx.store.set_own_password(new, now).await? {
+        return Ok(PasswordChange::Gone);
+    }
+    tracing::info!(user.id = %signed_in.user.id, end_others, "a person changed their password");
+    let cookie = SessionCookie::new(&cookie, &signed_in.session, now);
+    Ok(PasswordChange::Changed(Renewed { cookie, known }))
+}
+
+/// The living sessions of the person, this one first.
+///
+/// # Errors
+/// When the database cannot be read.
+pub async fn sessions(ctx: &Context, signed_in: &SignedIn, now: UnixTime) -> Result<Vec<OpenSession>, OAuthError> {
+    let idle_since = now.minus(ctx.config.session.idle);
+    let mut sessions = ctx.store.list_own_sessions(signed_in.user.id.clone(), idle_since, now).await?;
+    sessions.sort_by_key(|session| session.id != signed_in.session.id);
+    Ok(sessions)
+}
+
+/// Ends one session of the person; false when they have none such.
+///
+/// # Errors
+/// When the database cannot be written.
+pub async fn end_session(
+    ctx: &Context,
+    signed_in: &SignedIn,
+    session: &str,
+    browser: &Browser,
+    now: UnixTime,
+) -> Result<bool, OAuthError> {
+    let (user, session) = (signed_in.user.id.clone(), SessionId::from_stored(session));
+    let ended = ctx.store.end_session_by_owner(user, session, browser.origin.clone(), now).await?;
+    if ended {
+        tracing::info!(user.id = %signed_in.user.id, "a person ended a session of theirs");
+    }
+    Ok(ended)
+}
+
+/// Ends every session of the person but this one; how many there were.
+///
+/// # Errors
+/// When the database cannot be written.
+pub async fn end_other_sessions(
+    ctx: &Context,
+    signed_in: &SignedIn,
+    browser: &Browser,
+    now: UnixTime,
+) -> Result<usize, OAuthError> {
+    let (user, kept) = (signed_in.user.id.clone(), signed_in.session.id.clone());
+    let ended = ctx.store.end_other_sessions(user, kept, browser.origin.clone(), now).await?.sessions;
+    tracing::info!(user.id = %signed_in.user.id, ended, "a person ended their other sessions");
+    Ok(ended)
+}
+
+/// An application that may do something for the person.
+pub struct Application {
+    pub client: Arc<Client>,
+    pub what: Consent,
+    pub since: UnixTime,
+    /// Whether the person said so; else the people who run this service let it in.
+    pub by_consent: bool,
+}
+
+/// The applications that may do something for the person.
+///
+/// # Errors
+/// When the database cannot be read.
+pub async fn applications(ctx: &Context, signed_in: &SignedIn, now: UnixTime) -> Result<Vec<Application>, OAuthError> {
+    let allowed = ctx.store.list_allowed(signed_in.user.id.clone(), now).await?;
+    let registry = ctx.registry.load();
+    let known = allowed.into_iter().filter_map(|allowed| {
+        let client = registry.client(allowed.client.as_str())?.clone();
+        Some(Application { client, what: allowed.what, since: allowed.since, by_consent: allowed.by_consent })
+    });
+    Ok(known.collect())
+}
+
+/// Takes back what the person allowed an application: its grants and tokens end with it. False when it had nothing.
+///
+/// # Errors
+/// When the database cannot be written.
+pub async fn revoke_application(
+    ctx: &Context,
+    signed_in: &SignedIn,
+    client: &str,
+    browser: &Browser,
+    now: UnixTime,
+) -> Result<bool, OAuthError> {
+    let Some(client) = ctx.registry.load().client(client).cloned() else { return Ok(false) };
+    let (user, name) = (signed_in.user.id.clone(), client.name().to_owned());
+    let revoked = ctx.store.revoke_consent(user, client.id.clone(), name, browser.origin.clone(), now).await?;
+    if revoked {
+        tracing::info!(user.id = %signed_in.user.id, client.id = %client.id, "a person took a consent back");
+    }
+    Ok(revoked)
+}
+
+/// What happened to the account, the newest first.
+///
+/// # Errors
+/// When the database cannot be read.
+pub async fn activity(ctx: &Context, signed_in: &SignedIn, limit: u32) -> Result<Vec<Activity>, OAuthError> {
+    Ok(ctx.store.list_activity(signed_in.user.id.clone(), limit).await?)
+}
+
+/// Everything that is kept about the person, to be taken away. No secret, no digest of one.
+///
+/// # Errors
+/// When the database cannot be read or written.
+pub async fn export(
+    ctx: &Context,
+    signed_in: &SignedIn,
+    browser: &Browser,
+    now: UnixTime,
+) -> Result<Value, OAuthError> {
+    let user = &signed_in.user;
+    ctx.store.note_activity(user.id.clone(), Event::DataDownloaded, browser.origin.clone(), now).await?;
+    let sessions = sessions(ctx, signed_in, now).await?;
+    let allowed = ctx.store.list_allowed(user.id.clone(), now).await?;
+    let activity = activity(ctx, signed_in, u32::MAX).await?;
+    let registry = ctx.registry.load();
+    let name_of = |id: &ClientId| registry.client(id.as_str()).map(|client| client.name().to_owned());
+    Ok(json!({
+        "issuer": ctx.issuer(),
+        "exported_at": now.to_string(),
+        "account": {
+            "sub": user.id.as_str(),
+            "user_name": user.username,
+            "email": user.email,
+            "email_verified": user.email_verified,
+            "administrator": user.is_admin,
+            "created_at": user.created_at.to_string(),
+            "updated_at": user.updated_at.to_string(),
+            "claims": user.claims,
+        },
+        "sessions": sessions.iter().map(|session| json!({
+            "session_id": session.id.as_str(),
+            "this_one": session.id == signed_in.session.id,
+            "first_seen_at": session.created_at.to_string(),
+            "first_seen_from": session.created_address,
+            "last_seen_at": session.last_seen_at.to_string(),
+            "last_seen_from": session.origin.address,
+            "user_agent": session.origin.user_agent,
+            "ends_at": session.expires_at.to_string(),
+        })).collect::<Vec<_>>(),
+        "applications": allowed.iter().map(|allowed| json!({
+            "client_id": allowed.client.as_str(),
+            "name": name_of(&allowed.client),
+            "scope": allowed.what.scope.as_str(),
+            "resources": allowed.what.resources,
+            "claims": allowed.what.claims,
+            "since": allowed.since.to_string(),
+            "by_consent": allowed.by_consent,
+        })).collect::<Vec<_>>(),
+        "activity": activity.iter().map(|activity| json!({
+            "at": activity.at.to_string(),
+            "what": activity.event.as_str(),
+            "detail": activity.detail,
+            "address": activity.origin.address,
+            "user_agent": activity.origin.user_agent,
+        })).collect::<Vec<_>>(),
+    }))
+}
+
+/// Deletes the account of the person.
+///
+/// # Errors
+/// When the database cannot be written.
+pub async fn delete(
+    ctx: &Context,
+    signed_in: &SignedIn,
+    browser: &Browser,
+    now: UnixTime,
+) -> Result<Deletion, OAuthError> {
+    let mail = notice(ctx, &signed_in.user, Event::AccountDeleted, "", &browser.origin, now)?;
+    let deletion = ctx.store.delete_user(signed_in.user.id.clone(), mail, now).await?;
+    if deletion == Deletion::Deleted {
+        tracing::info!(user.id = %signed_in.user.id, "a person deleted their account");
+    }
+    Ok(deletion)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_profile_takes_names_languages_and_zones_and_nothing_odd() {
+        let read = |field, typed| profile_claim(field, Some(typed));
+        assert_eq!(read("name", "  Ada Lovelace "), Ok("Ada Lovelace".into()));
+        assert_eq!(read("name", "  "), Ok(Value::Null));
+        assert_eq!(profile_claim("name", None), Ok(Value::Null));
+        assert_eq!(read("locale", "pt-BR"), Ok("pt-BR".into()));
+        assert_eq!(read("zoneinfo", "Europe/Amsterdam"), Ok("Europe/Amsterdam".into()));
+        let long = "x".repeat(201);
+        for (field, bad) in [
+            ("name", "a\u{0}b"),
+            ("given_name", long.as_str()),
+            ("locale", "e"),
+            ("locale", "en_GB"),
+            ("locale", "en-<b>"),
+            ("zoneinfo", "Mars/Olympus"),
+            ("zoneinfo", "../../etc/passwd"),
+        ] {
+            assert_eq!(read(field, bad).unwrap_err().field, field, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! A new password, for whoever has just proven the old one.
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use secrecy::ExposeSecret as _;
+
+use crate::flow::Context;
+use crate::flow::account::{PasswordChange, change_password};
+use crate::protocol::params::Params;
+
+use super::pages::PasswordPage;
+use super::{Visit, done, failed, recent_visit, recent_visit_by_form, show};
+use crate::http::answer::{see_other, with_cookies};
+use crate::http::flow::KNOWN_FOR;
+use crate::http::request::{CookieNames, PageForm};
+
+pub const PATH: &str = "/account/password";
+
+pub async fn get(request: HttpRequest, ctx: web::Data<Context>) -> HttpResponse {
+    match recent_visit(&request, &ctx, PATH).await {
+        Ok(visit) => form(&ctx, &visit, None, true),
+        Err(response) => response,
+    }
+}
+
+pub async fn post(request: HttpRequest, ctx: web::Data<Context>, PageForm(typed): PageForm) -> HttpResponse {
+    change(&request, &ctx, &typed).await.unwrap_or_else(|response| response)
+}
+
+async fn change(request: &HttpRequest, ctx: &Context, typed: &Params) -> Result<HttpResponse, HttpResponse> {
+    let https = ctx.config.issuer.is_https();
+    let visit = recent_visit_by_form(request, ctx, PATH, typed).await?;
+    let password = typed.get("password").unwrap_or_default();
+    let end_others = typed.get("end_others") == Some("yes");
+    if typed.get("again") != Some(password) {
+        return Ok(form(
+            ctx,
+            &visit,
+            Some("The two are not the same. Please type the new password twice."),
+            end_others,
+        ));
+    }
+    let changed = change_password(ctx, &visit.signed_in, password.into(), end_others, &visit.browser, ctx.now());
+    Ok(match changed.await.map_err(failed(ctx))? {
+        PasswordChange::Changed(renewed) => {
+            let names = CookieNames::new(https);
+            let lines = [
+                names.set(names.session, renewed.cookie.value.expose_secret(), renewed.cookie.max_age),
+                names.set(names.known, &renewed.known, Some(KNOWN_FOR)),
+            ];
+            with_cookies(done(ctx, "/account", "password-changed"), lines)
+        }
+        PasswordChange::Refused(why) => form(ctx, &visit, Some(&why), end_others),
+        PasswordChange::Gone => see_other(PATH, https),
+    })
+}
+
+fn form(ctx: &Context, visit: &Visit, error: Option<&str>, end_others: bool) -> HttpResponse {
+    let body = PasswordPage {
+        csrf: &visit.csrf(PATH),
+        error,
+        account_name: &visit.signed_in.user.username,
+        min_length: ctx.config.password.min_length,
+        end_others,
+    };
+    show(ctx, visit, &body, error.map(|_| StatusCode::UNPROCESSABLE_ENTITY))
+}

@@ -1,0 +1,142 @@
+//! Every page through axe-core in Chromium: light and dark, on a phone and on a desk, without a violation.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+
+mod support;
+
+use std::process::Command;
+
+use serde_json::{Value, json};
+use support::chromium::{Chromium, run};
+use support::{PASSWORD, World, world};
+
+/// axe-core, from the test packages of Python.
+fn axe() -> String {
+    let python = std::env::var("TEST_PYTHON").expect(
+        "TEST_PYTHON names a Python with the packages of tests/requirements.txt (scripts/test makes one in target/tools/venv)",
+    );
+    let locate = "from importlib.resources import files; print(files('axe_playwright_python') / 'axe.min.js')";
+    let output = Command::new(python).args(["-c", locate]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    std::fs::read_to_string(String::from_utf8(output.stdout).unwrap().trim()).unwrap()
+}
+
+/// A browser that judges each page it comes to.
+struct Judge {
+    chromium: Chromium,
+    axe: String,
+    judged: Vec<String>,
+}
+
+impl Judge {
+    /// Claims that the page is the one whose container has this id and that nobody is kept out of it: no violation of
+    /// WCAG 2.2 AA or of the practices that axe knows, nothing to scroll sideways for.
+    async fn page(&mut self, id: &str) {
+        self.chromium.see(id).await;
+        let window = &self.chromium.window;
+        window.execute(&self.axe, vec![]).await.unwrap();
+        for (width, scheme) in [(360, "light"), (360, "dark"), (1280, "light"), (1280, "dark")] {
+            self.chromium.look(width, scheme).await;
+            let judge = "const done = arguments[arguments.length - 1]; \
+                const says = matchMedia(`(prefers-color-scheme: ${arguments[0]})`).matches; \
+                const wide = document.documentElement.scrollWidth > document.documentElement.clientWidth; \
+                axe.run({runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']}).then( \
+                    result => done({says, wide, rules: result.passes.length, wrong: result.violations.map( \
+                        one => ({rule: one.id, help: one.help, where: one.nodes.map(node => node.html + ' ' + node.failureSummary)}))}), \
+                    error => done({error: String(error)}))";
+            let found = window.execute_async(judge, vec![json!(scheme)]).await.unwrap();
+            assert_eq!(found["wrong"], json!([]), "{id}, {width} px, {scheme}: {found:#}");
+            assert_eq!(found["wide"], json!(false), "{id} is cut off at {width} px");
+            assert_eq!(found["says"], json!(true), "{id} was not shown in {scheme}");
+            assert!(found["rules"].as_u64().unwrap() > 10, "axe ran: {found:#}");
+        }
+        self.judged.push(id.to_owned());
+    }
+
+    async fn open(&mut self, url: &str, id: &str) {
+        self.chromium.window.goto(url).await.unwrap();
+        self.page(id).await;
+    }
+
+    async fn click(&mut self, button: &str, id: &str) {
+        self.chromium.click(button).await;
+        self.page(id).await;
+    }
+
+    async fn sign_in(&self, name: &str, password: &str) {
+        self.chromium.write("username", name).await;
+        self.chromium.write("password", password).await;
+        self.chromium.click("login-submit").await;
+    }
+}
+
+#[test]
+fn every_page_is_open_to_everybody() {
+    let w = world();
+    w.server.user("grace");
+    w.server.resource("https://api.example", "notes", &["--name", "Notes"]);
+    // The account has something to show: another browser, applications that were let in.
+    let elsewhere = w.browser();
+    elsewhere.through_as(w.third.request().with("scope", "openid notes").url(), "grace").code();
+    elsewhere.through_as(w.web.request().url(), "grace").code();
+    run(walk(&w));
+}
+
+async fn walk(w: &World) {
+    let chromium = Chromium::start(360).await;
+    let mut judge = Judge { chromium, axe: axe(), judged: Vec::new() };
+    let url = |path: &str| w.server.url(path);
+    let asked = w.third.request().with("scope", "openid profile email offline_access notes");
+
+    judge.open(&asked.url(), "login-page").await;
+    judge.sign_in("grace", "a wrong password").await;
+    judge.page("login-error").await;
+    judge.sign_in("grace", PASSWORD).await;
+    judge.page("consent-page").await;
+    judge.open(&w.web.request().with("prompt", "login").url(), "login-page").await;
+    judge.open(&w.web.request().with("prompt", "select_account").url(), "select-page").await;
+    judge.open(&url("/authorize"), "error-page").await;
+    judge.open(&url("/nowhere"), "error-page").await;
+    judge.open(&url("/"), "home-page").await;
+    account(&mut judge, w).await;
+    judge.open(&url("/logout"), "logout-page").await;
+    judge.click("logout-confirm", "logout-done").await;
+    assert!(judge.judged.len() > 15, "{:?}", judge.judged);
+}
+
+/// The pages of the account, each with something on it.
+async fn account(judge: &mut Judge, w: &World) {
+    let url = |path: &str| w.server.url(path);
+    judge.open(&url("/account"), "account-page").await;
+    judge.open(&url("/account/profile"), "profile-page").await;
+    judge.chromium.write("locale", "not a language").await;
+    judge.click("profile-save", "problem").await;
+    judge.chromium.write("locale", "en").await;
+    judge.click("profile-save", "profile-page").await;
+    judge.open(&url("/account/password"), "password-page").await;
+    judge.chromium.write("password", "one").await;
+    judge.chromium.write("again", "another").await;
+    judge.click("password-save", "problem").await;
+    judge.open(&url("/account/applications"), "applications-page").await;
+    judge.open(&url("/account/sessions"), "sessions-page").await;
+    judge.click("sessions-end-others", "sessions-page").await;
+    judge.open(&url("/account/activity"), "activity-page").await;
+    judge.open(&url("/account/data"), "data-page").await;
+    judge.open(&url("/account/delete"), "delete-page").await;
+    judge.chromium.write("username", "somebody else").await;
+    judge.click("delete-confirm", "problem").await;
+}
+
+#[test]
+fn axe_finds_what_is_wrong() {
+    run(async {
+        let chromium = Chromium::start(360).await;
+        let page = "data:text/html,<html lang=en><title>t</title><main><h1>t</h1><input><p style='color:%23ccc'>faint</p></main>";
+        chromium.window.goto(page).await.unwrap();
+        chromium.window.execute(&axe(), vec![]).await.unwrap();
+        let judge = "const done = arguments[arguments.length - 1]; axe.run().then(result => done(result.violations.map(one => one.id)))";
+        let found: Value = chromium.window.execute_async(judge, vec![]).await.unwrap();
+        for rule in ["label", "color-contrast"] {
+            assert!(found.as_array().unwrap().contains(&json!(rule)), "{found}");
+        }
+    });
+}

@@ -9,6 +9,7 @@ mod http;
 mod operations;
 mod process;
 mod report;
+mod scale;
 mod server;
 mod sqlite;
 mod storm;
@@ -28,6 +29,7 @@ use crate::http::{Connection, write_get};
 use crate::operations::{Authorize, ClientCredentials, Exchange, Introspect, Pool, Refresh, Tokens, UserInfo};
 use crate::process::{Process, folder_size};
 use crate::report::{Bound, Report, mib};
+use crate::scale::{Filler, scale_name};
 use crate::server::{Client, Installation};
 
 /// Drives Countersign over loopback and compares what it costs with the floors of the same machine.
@@ -53,6 +55,12 @@ struct Options {
     /// The server binary to measure, instead of the one cargo built beside this one.
     #[arg(long)]
     server: Option<PathBuf>,
+    /// Living refresh tokens beside which `--only scale` measures, growing; that part runs only when it is named.
+    #[arg(long, value_delimiter = ',', default_values_t = [1_000, 1_000_000])]
+    rows: Vec<u64>,
+    /// People beside them at most.
+    #[arg(long, default_value_t = 1_000_000)]
+    people: u64,
     /// Measure these parts only.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Part>,
@@ -79,6 +87,7 @@ enum Part {
     Tokens,
     SignIn,
     Storm,
+    Scale,
 }
 
 /// Accounts the load is spread over, so that no account's row or counter becomes the measure.
@@ -87,6 +96,8 @@ const USERS: usize = 16;
 const CHAINS: usize = 1024;
 /// Access tokens kept for introspection and `UserInfo`.
 const ACCESS_TOKENS: usize = 120_000;
+/// Refresh tokens among the many that are rotated, spread over all.
+const KNOWN_TOKENS: usize = 50_000;
 
 fn main() -> Result<()> {
     let options = Options::parse();
@@ -127,7 +138,7 @@ impl Bench {
         let mut report = Report::default();
         let binary = options.server.clone().unwrap_or_else(|| env!("CARGO_BIN_EXE_countersign").into());
         let installation = Installation::new(binary.canonicalize().context("the server binary")?)?;
-        let (server, first) = installation.start().await?;
+        let (mut server, first) = installation.start().await?;
         for user in 0..USERS {
             installation.create_user(&user_name(user))?;
         }
@@ -137,12 +148,12 @@ impl Bench {
         let mut stopped = server.stop().await?;
         let mut starts = Vec::new();
         let server = loop {
-            let (server, start) = installation.start().await?;
+            let (mut next, start) = installation.start().await?;
             starts.push(start);
             if starts.len() == 7 {
-                break server;
+                break next;
             }
-            stopped = stopped.max(server.stop().await?);
+            stopped = stopped.max(next.stop().await?);
         };
         starts.sort_unstable();
         let median = starts.get(3).copied().unwrap_or_default();
@@ -201,6 +212,9 @@ impl Bench {
         }
         if self.wants(Part::Storm) {
             self.storm().await?;
+        }
+        if self.options.only.contains(&Part::Scale) {
+            self.scale().await?;
         }
         Ok(())
     }
@@ -354,13 +368,24 @@ impl Bench {
     }
 
     fn sign_in_workers(&self, control: &Rc<Control>) -> Vec<Worker> {
+        self.workers_signing_in(control, |index, _turn| user_name(index % USERS))
+    }
+
+    /// `user` says who signs in at a connection's turn.
+    fn workers_signing_in(
+        &self,
+        control: &Rc<Control>,
+        user: impl Fn(usize, u64) -> String + Copy + 'static,
+    ) -> Vec<Worker> {
         let endpoint = self.installation.endpoint;
         let worker = |index: usize| -> Worker {
             let (control, web) = (Rc::clone(control), self.web.clone());
             Box::pin(async move {
                 let mut connection = Connection::new(endpoint.address);
-                let user = user_name(index % USERS);
+                let mut turn = 0;
                 while control.goes_on() {
+                    turn += 1;
+                    let user = user(index, turn);
                     let started = Instant::now();
                     let mut browser = Browser::default();
                     let outcome = match browser.sign_in(endpoint, &mut connection, &web, &user).await {
@@ -373,6 +398,66 @@ impl Bench {
             })
         };
         (0..self.options.connections).map(worker).collect()
+    }
+
+    /// Refresh and sign-in beside more and more rows, and what a row takes.
+    async fn scale(&mut self) -> Result<()> {
+        Report::section("Beside so many living refresh tokens and people");
+        let database = self.installation.data().join("countersign.db");
+        let known = Pool::of(KNOWN_TOKENS);
+        let mut first = None;
+        for rows in self.options.rows.clone() {
+            let people = rows.min(self.options.people);
+            self.server.stop().await?;
+            let mut filler = Filler::open(&database)?;
+            let started = Instant::now();
+            let known_people = filler.count("users")? - USERS as u64;
+            filler.people(known_people, people)?;
+            let grants = filler.count("grants")?;
+            let before = folder_size(&self.installation.data())?;
+            filler.grants(grants, rows, people, (&known, (rows / KNOWN_TOKENS as u64).max(1)))?;
+            let (filled, size) = (started.elapsed(), folder_size(&self.installation.data())?);
+            drop(filler);
+            (self.server, _) = self.installation.start().await?;
+
+            let host = self.host();
+            let refreshed =
+                self.drive(self.span(), || Refresh::new(&host, &self.web, &known, &self.access_tokens)).await?;
+            let signed_in = measure(&self.server, self.span(), |control| {
+                // Primes lead to people far from each other.
+                self.workers_signing_in(control, move |index, turn| {
+                    scale_name((index as u64 * 7_919 + turn * 104_729) % people)
+                })
+            })
+            .await?;
+            let (memory, _) = self.server.memory()?;
+            self.report.figure(
+                &format!("{rows} refresh tokens, {people} people"),
+                &format!("filled in {filled:.1?}"),
+                None,
+            );
+            self.report.run("refresh", &refreshed);
+            self.report.run("sign-in", &signed_in);
+            let each = size.saturating_sub(before) as f64 / (rows.saturating_sub(grants)).max(1) as f64;
+            self.report.figure("database", &format!("{}, {each:.0} bytes a grant", mib(size)), None);
+            self.report.figure("resident memory", &mib(memory), None);
+            match first {
+                None => first = Some((refreshed.cpu_micros(), signed_in.cpu_micros())),
+                Some((refresh, sign_in)) => {
+                    for (name, then, now) in
+                        [("refresh", refresh, refreshed.cpu_micros()), ("sign-in", sign_in, signed_in.cpu_micros())]
+                    {
+                        let measured = format!("{then:.0} us -> {now:.0} us");
+                        self.report.figure(
+                            &format!("{name}, against the fewest"),
+                            &measured,
+                            Some(("1.25 x", now / then / 1.25)),
+                        );
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     async fn storm(&mut self) -> Result<()> {

@@ -40,7 +40,7 @@ impl Process {
     }
 
     /// SIGTERM, and the time until the process is gone.
-    pub async fn stop(mut self) -> Result<Duration> {
+    pub async fn stop(&mut self) -> Result<Duration> {
         let started = Instant::now();
         Command::new("kill").arg("-TERM").arg(self.child.id().to_string()).status().context("kill")?;
         while self.child.try_wait()?.is_none() {

@@ -271,7 +271,7 @@ async fn s26_s76_what_ends_above_ends_below_and_stays_ended() {
     let mut world = World::new().await;
     let (bound, bound_grant) = world.refreshing("openid").await;
     let (offline, offline_grant) = world.refreshing("openid offline_access").await;
-    world.store.end_session(world.cookie, origin(), NOW).await.unwrap();
+    world.store.end_session(world.cookie, origin(), None, NOW).await.unwrap();
     assert!(matches!(world.rotate(&bound, 10, NOW).await.0, Rotation::Dead));
     assert!(!world.lives(&bound_grant).await && world.lives(&offline_grant).await);
     assert_eq!(world.sign_in(true).await, SignIn::Gone, "s74 an ended session does not go on");

@@ -124,6 +124,11 @@ opaque_secret!(
     "cs_fl_"
 );
 opaque_secret!(
+    /// The name of one sign-out, in the address of the page after it.
+    SignOutId,
+    "cs_so_"
+);
+opaque_secret!(
     /// What ties sign-in flows to one browser: the value of the flow cookie.
     BrowserSecret,
     "cs_br_"

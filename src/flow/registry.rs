@@ -56,7 +56,7 @@ impl Registry {
         sealing: &SealingKey,
         now: UnixTime,
     ) -> Result<Self, CryptoError> {
-        let keyring = Keyring::load(rows.keys, sealing, config.session.lifetime, now)?;
+        let keyring = Keyring::load(rows.keys, sealing, config.session.lifetime.max(config.session.keep), now)?;
         let resources: HashMap<_, _> = rows.resources.into_iter().map(|r| (r.identifier.clone(), r)).collect();
         let scopes = resources.values().flat_map(|resource| resource.scope.iter());
         let document = discovery::metadata(config.issuer.as_str(), scopes);

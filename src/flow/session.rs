@@ -93,21 +93,6 @@ impl SessionCookie {
     }
 }
 
-/// Ends this browser's session, also one that has been idle for too long.
-///
-/// # Errors
-/// When the database cannot be written.
-pub async fn end(ctx: &Context, browser: &Browser, now: UnixTime) -> Result<(), StoreError> {
-    match browser.session {
-        Some(cookie) => {
-            ctx.store.end_session(cookie, browser.origin.clone(), now).await?;
-            tracing::info!(network = browser.network, "signed out");
-            Ok(())
-        }
-        None => Ok(()),
-    }
-}
-
 /// The live session of this browser.
 ///
 /// # Errors

@@ -154,6 +154,8 @@ pub struct PageOptions<'a> {
     pub form_target: Option<&'a str>,
     /// Whether the page brings our own script.
     pub script: bool,
+    /// The addresses of the frames that the page shows.
+    pub frames: &'a [String],
     pub https: bool,
 }
 
@@ -177,9 +179,13 @@ pub fn page(template: &impl Template, options: &PageOptions<'_>) -> HttpResponse
 fn secured(mut builder: HttpResponseBuilder, options: &PageOptions<'_>) -> HttpResponseBuilder {
     let target = options.form_target.and_then(form_source).map(|source| format!(" {source}")).unwrap_or_default();
     let script = if options.script { "script-src 'self'; " } else { "" };
+    let mut origins: Vec<String> = options.frames.iter().filter_map(|address| origin_of(address)).collect();
+    origins.sort_unstable();
+    origins.dedup();
+    let frames = if origins.is_empty() { String::new() } else { format!("frame-src {}; ", origins.join(" ")) };
     let policy = format!(
-        "default-src 'none'; {script}style-src 'self'; img-src 'self'; form-action 'self'{target}; base-uri 'none'; \
-         frame-ancestors 'none'"
+        "default-src 'none'; {script}{frames}style-src 'self'; img-src 'self'; form-action 'self'{target}; \
+         base-uri 'none'; frame-ancestors 'none'"
     );
     builder
         .insert_header((CONTENT_SECURITY_POLICY, policy))

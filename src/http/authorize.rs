@@ -1,6 +1,5 @@
 //! `GET` and `POST /authorize`, RFC 6749 section 3.1.
 
-use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use secrecy::ExposeSecret as _;
 
@@ -72,7 +71,7 @@ pub fn respond(response: &AuthorizationResponse, https: bool) -> HttpResponse {
         fields: response.parameters.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
     };
     let options =
-        PageOptions { form_target: Some(&response.redirect_uri), script: true, https, status: Some(StatusCode::OK) };
+        PageOptions { form_target: Some(&response.redirect_uri), script: true, https, ..PageOptions::default() };
     page(&body, &options)
 }
 

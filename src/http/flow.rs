@@ -113,7 +113,7 @@ async fn show(ctx: &Context, visit: &Visit, notice: &Notice<'_>) -> HttpResponse
         }
         Destination::Home | Destination::Account { .. } => (None, None),
     };
-    let options = PageOptions { form_target: target, https, status: notice.status, script: false };
+    let options = PageOptions { form_target: target, https, status: notice.status, ..PageOptions::default() };
     let csrf = visit.browser.csrf(&visit.purpose());
     let client_name = client.as_ref().map(|client| client.name());
     match (step, signed_in) {

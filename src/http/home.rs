@@ -5,23 +5,42 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use secrecy::ExposeSecret as _;
 
 use crate::domain::flow::Destination;
+use crate::domain::session::SignedIn;
 use crate::flow::Context;
 use crate::flow::authorize::start_flow;
-use crate::flow::session::{current, end};
+use crate::flow::logout::{LogoutRequest, end};
+use crate::flow::session::{Browser, current};
 use crate::protocol::error::OAuthError;
+use crate::protocol::params::Params;
 
-use super::answer::{PageOptions, error_page, forged, page, see_other, with_cookies};
+use super::answer::{PageOptions, error_page, forged, page, see_other};
 use super::authorize::with_browser_cookie;
-use super::pages::{HomePage, Link, LogoutDonePage};
-use super::request::{CookieNames, PageForm, browser, is_own_form};
+use super::logout::bid_farewell;
+use super::pages::{HomePage, Link};
+use super::request::{PageForm, browser, is_own_form, sent_from};
 
 /// The address of a form, opened like a page.
 pub async fn back(ctx: web::Data<Context>) -> HttpResponse {
     see_other("/", ctx.config.issuer.is_https())
 }
 
-/// What the form token of signing out is bound to.
-pub const SIGN_OUT: &str = "sign-out";
+/// What the form token of signing out is bound to: the session shown. Who was shown one person's page signs out no other.
+pub fn sign_out_purpose(signed_in: &SignedIn) -> String {
+    format!("sign-out\n{}", signed_in.session.id)
+}
+
+/// Whether a form may sign this browser out. Where nobody is signed in any more there is nothing to protect.
+pub async fn may_sign_out(
+    request: &HttpRequest,
+    ctx: &Context,
+    browser: &Browser,
+    form: &Params,
+) -> Result<bool, OAuthError> {
+    Ok(match current(ctx, browser, ctx.now()).await? {
+        Some(signed_in) => is_own_form(request, ctx, browser, form, &sign_out_purpose(&signed_in)),
+        None => sent_from(request, &ctx.config.issuer.url().origin().ascii_serialization()),
+    })
+}
 
 pub async fn get(request: HttpRequest, ctx: web::Data<Context>) -> HttpResponse {
     answer(&request, &ctx).await.unwrap_or_else(|error| error_page(&error, ctx.config.issuer.is_https()))
@@ -44,7 +63,7 @@ async fn answer(request: &HttpRequest, ctx: &Context) -> Result<HttpResponse, OA
     let link = |href: &str, label: &str| Link { href: href.to_owned(), label: label.to_owned() };
     let demo = ctx.config.development.then(|| link("/demo", "Try the demo application"));
     let body = HomePage {
-        csrf: &browser.csrf(SIGN_OUT),
+        csrf: &browser.csrf(&sign_out_purpose(&signed_in)),
         account_name: &signed_in.user.label(),
         account_email: signed_in.user.email.as_deref(),
         is_admin: signed_in.user.is_admin,
@@ -57,18 +76,10 @@ pub async fn sign_out(request: HttpRequest, ctx: web::Data<Context>, PageForm(fo
     let https = ctx.config.issuer.is_https();
     let outcome = async {
         let browser = browser(&request, &ctx)?;
-        if !is_own_form(&request, &ctx, &browser, &form, SIGN_OUT) {
+        if !may_sign_out(&request, &ctx, &browser, &form).await? {
             return Ok(forged(https));
         }
-        end(&ctx, &browser, ctx.now()).await?;
-        Ok(signed_out(https))
+        Ok(bid_farewell(end(&ctx, &LogoutRequest::default(), &browser, ctx.now()).await?, &browser, https))
     };
     outcome.await.unwrap_or_else(|error: OAuthError| error_page(&error, https))
-}
-
-/// The page after signing out where there is no way back; the browser drops its session cookie.
-pub fn signed_out(https: bool) -> HttpResponse {
-    let names = CookieNames::new(https);
-    let response = page(&LogoutDonePage { link: None }, &PageOptions { https, ..PageOptions::default() });
-    with_cookies(response, [names.clear(names.session)])
 }

@@ -85,18 +85,7 @@ pub fn routes(config: &mut ServiceConfig) {
                 .route(web::post().to(authorize::post))
                 .default_service(refuse!("GET, POST")),
         )
-        .service(
-            web::resource("/logout")
-                .route(web::get().to(logout::get))
-                .route(web::post().to(logout::post))
-                .default_service(refuse!("GET, POST")),
-        )
-        .service(
-            web::resource("/logout/confirm")
-                .route(web::post().to(logout::confirm))
-                .route(web::get().to(home::back))
-                .default_service(refuse!("GET, POST")),
-        )
+        .configure(sign_out_routes)
         .service(
             web::scope("/flow/{id}")
                 .service(web::resource("").route(web::get().to(flow::get)).default_service(refuse!("GET")))
@@ -127,12 +116,6 @@ pub fn routes(config: &mut ServiceConfig) {
         )
         .configure(account::routes)
         .service(web::resource("/").route(web::get().to(home::get)).default_service(refuse!("GET")))
-        .service(
-            web::resource("/sign-out")
-                .route(web::post().to(home::sign_out))
-                .route(web::get().to(home::back))
-                .default_service(refuse!("GET, POST")),
-        )
         .configure(mail_routes)
         .service(web::resource("/static/{file}").route(web::get().to(statics::get)).default_service(refuse!("GET")))
         .service(web::resource("/favicon.ico").route(web::get().to(statics::favicon)).default_service(refuse!("GET")))
@@ -173,6 +156,31 @@ fn mail_routes(config: &mut ServiceConfig) {
                 .route(web::post().to(email_change::confirm)),
         )
         .service(shown("/account/email/confirmed").route(web::get().to(email_change::done)));
+}
+
+fn sign_out_routes(config: &mut ServiceConfig) {
+    config
+        .service(
+            web::resource("/logout")
+                .route(web::get().to(logout::get))
+                .route(web::post().to(logout::post))
+                .default_service(refuse!("GET, POST")),
+        )
+        .service(
+            web::resource("/logout/confirm")
+                .route(web::post().to(logout::confirm))
+                .route(web::get().to(home::back))
+                .default_service(refuse!("GET, POST")),
+        )
+        .service(
+            web::resource("/signed-out/{id}").route(web::get().to(logout::signed_out)).default_service(refuse!("GET")),
+        )
+        .service(
+            web::resource("/sign-out")
+                .route(web::post().to(home::sign_out))
+                .route(web::get().to(home::back))
+                .default_service(refuse!("GET, POST")),
+        );
 }
 
 /// The demo relying party; development mode only.

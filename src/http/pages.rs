@@ -168,6 +168,8 @@ pub struct LogoutPage<'a> {
     pub account_name: &'a str,
     /// The application that asks for it.
     pub client_name: Option<&'a str>,
+    /// Whether it seems to mean another account than the one that is signed in.
+    pub other_account: bool,
     /// The request's parameters, to be sent along.
     pub fields: Vec<(String, String)>,
 }
@@ -175,9 +177,24 @@ pub struct LogoutPage<'a> {
 /// The person is signed out.
 #[derive(Debug, Template)]
 #[template(path = "pages/logout_done.html")]
-pub struct LogoutDonePage {
-    /// The way back to the application.
-    pub link: Option<Link>,
+pub struct LogoutDonePage<'a> {
+    /// The way back to the application that asked; where frames have to load first, our script follows it.
+    pub back: Option<Link>,
+    /// The applications that the sign-in was used at.
+    pub applications: Vec<LogoutApplication>,
+    /// Frames in which applications sign the person out.
+    pub frames: &'a [String],
+    /// Where to look again, while some could not be told.
+    pub again: Option<String>,
+}
+
+/// An application on the page after signing out.
+#[derive(Debug, Clone)]
+pub struct LogoutApplication {
+    /// What people call it.
+    pub name: String,
+    /// How far it is, as a sentence.
+    pub state: &'static str,
 }
 
 /// Carries an authorization response to the client (`response_mode=form_post`): by script, or by its button.

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::client_auth::AuthMethod;
 use super::error::OAuthError;
 use super::jose::SigningAlgorithm;
+use super::logout::check_frontchannel_uri;
 use super::redirect_uri::{RedirectUri, parse_link};
 use super::scope::{OFFLINE_ACCESS, Scope};
 
@@ -46,11 +47,18 @@ pub enum ApplicationType {
 
 /// What a client registered. Members that we do not know are left out, as RFC 7591 section 2 asks.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one member of the specifications")]
 pub struct ClientMetadata {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub redirect_uris: Vec<RedirectUri>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub post_logout_redirect_uris: Vec<RedirectUri>,
+    /// OpenID Connect Front-Channel Logout section 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frontchannel_logout_uri: Option<String>,
+    /// Kept as it was registered; `iss` and `sid` are always sent.
+    #[serde(default)]
+    pub frontchannel_logout_session_required: bool,
     #[serde(default)]
     pub token_endpoint_auth_method: AuthMethod,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -194,6 +202,9 @@ impl ClientMetadata {
         if self.subject_type != "public" {
             return Err(invalid("`subject_type` must be \"public\"."));
         }
+        if let Some(uri) = &self.frontchannel_logout_uri {
+            check_frontchannel_uri(uri, &self.redirect_uris)?;
+        }
         self.check_authentication()?;
         self.check_texts()?;
         if self.access_token_signing_alg == SigningAlgorithm::Ps256 {
@@ -322,6 +333,7 @@ mod tests {
             json!({"redirect_uris": ["app.example:/cb"]}),
             json!({"redirect_uris": "https://a.example/cb"}),
             json!({"post_logout_redirect_uris": ["data:text/html,x"]}),
+            json!({"frontchannel_logout_uri": "https://b.example/out"}),
             json!({"tos_uri": "javascript:alert(1)"}),
             json!({"logo_uri": "data:image/png;base64,x"}),
             json!({"grant_types": ["implicit"]}),

@@ -8,6 +8,7 @@ pub mod client_auth;
 pub mod discovery;
 pub mod error;
 pub mod jose;
+pub mod logout;
 pub mod metadata;
 pub mod params;
 pub mod pkce;

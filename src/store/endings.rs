@@ -19,6 +19,7 @@ use super::revocations::{
     Actor, Cause, GRANT, LONGEST_ACCESS_TOKEN, Reason, SESSION, TOKEN, Target, append, take_turn,
 };
 use super::schema::{grants, revocations, sessions};
+use super::sign_outs::{NewSignOut, remember};
 use super::{Store, StoreError};
 
 /// How long a receiver of logout tokens is tried.
@@ -261,7 +262,8 @@ impl Store {
         self.write(move |conn| end_token(conn, &jti, &cause, now).map(drop)).await
     }
 
-    /// Ends the session of a cookie, idle or not: whose it was. Grants and tokens are judged by it.
+    /// Ends the session of a cookie, idle or not, and remembers the page that tells of it. Grants and tokens are judged by
+    /// it. False when there was none to end.
     ///
     /// # Errors
     /// When the database cannot be written.
@@ -269,8 +271,9 @@ impl Store {
         &self,
         cookie: Digest,
         origin: Origin,
+        page: Option<NewSignOut>,
         now: UnixTime,
-    ) -> Result<Option<SessionId>, StoreError> {
+    ) -> Result<bool, StoreError> {
         self.write_and_wake(move |conn| {
             let open = sessions::table
                 .filter(sessions::cookie_digest.eq(cookie.as_bytes().as_slice()))
@@ -278,14 +281,17 @@ impl Store {
                 .select((sessions::session_id, sessions::user_id));
             let open: Option<(String, String)> = on_backend!(conn, |c| open.get_result(c).optional())
                 .map_err(StoreError::operation("finding a session"))?;
-            let Some((id, user)) = open else { return Ok(None) };
+            let Some((id, user)) = open else { return Ok(false) };
             let (id, user) = (SessionId::from_stored(id), UserId::from_stored(user));
             let ended = end_one_session(conn, &id, &Reason::SignedOut.by(Actor::Owner), now)?;
             if ended.sessions == 0 {
-                return Ok(None);
+                return Ok(false);
             }
             note(conn, &NewActivity { user: &user, event: Event::SignedOut, origin: &origin, detail: "" }, now)?;
-            Ok(Some(id))
+            if let Some(page) = &page {
+                remember(conn, page, &id, now)?;
+            }
+            Ok(true)
         })
         .await
     }

@@ -19,6 +19,7 @@ mod registry;
 mod revocations;
 mod schema;
 mod sessions;
+mod sign_outs;
 mod sweep;
 mod throttles;
 mod users;
@@ -49,6 +50,7 @@ pub use outbox::{Lease, NewOutboxItem, OutboxItem, OutboxKind};
 pub use registry::{Registered, RegistryRows};
 pub use revocations::{Actor, Cause, Reason};
 pub use sessions::{NewSession, SignIn};
+pub use sign_outs::{Delivery, NewSignOut, SignOut};
 pub use throttles::Failure;
 pub use users::{Credential, NewUser};
 

@@ -28,7 +28,7 @@ use crate::protocol::params::Params;
 
 use super::answer::{PageOptions, error_page, forged, method_not_allowed, page, see_other};
 use super::authorize::with_browser_cookie;
-use super::home::SIGN_OUT;
+use super::home::sign_out_purpose;
 use super::recent::recent;
 use super::request::{browser, is_own_form};
 use pages::{AccountPage, Moment};
@@ -177,7 +177,7 @@ async fn get(request: HttpRequest, ctx: web::Data<Context>) -> HttpResponse {
     };
     let user = &visit.signed_in.user;
     let body = AccountPage {
-        csrf: &visit.browser.csrf(SIGN_OUT),
+        csrf: &visit.browser.csrf(&sign_out_purpose(&visit.signed_in)),
         notice: notice(&request, &[("password-changed", "Your password is changed.")]),
         account_name: &user.label(),
         account_email: user.email.as_deref(),

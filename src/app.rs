@@ -24,6 +24,7 @@ use crate::metrics::Metrics;
 use crate::outbound::{Outbound, OutboundError};
 use crate::protocol::jose::SigningAlgorithm;
 use crate::store::{Store, StoreError};
+use crate::traces::Traces;
 use crate::{delivery, development, http, logging, tls};
 
 /// Headers that take longer are not coming.
@@ -31,7 +32,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Proxies keep their connections for a minute, and the one who closes first must be the one who sends.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// Longer than this nobody takes what we write: the connection is gone.
-const WRITE_TIMEOUT_MILLIS: u32 = 15_000;
+const WRITE_TIMEOUT_MILLIS: u32 = 10_000;
 /// Connections that the system holds for us until we take them.
 const BACKLOG: i32 = 1024;
 /// Between the word to stop and closing the door: the load balancer sees that we are not ready, and those who keep a
@@ -63,6 +64,8 @@ pub enum AppError {
     Tls(#[from] tls::TlsError),
     #[error(transparent)]
     Mail(#[from] delivery::mail::MailError),
+    #[error("otlp.endpoint: {0}")]
+    Otlp(#[from] opentelemetry_otlp::ExporterBuildError),
     #[error("{address}: cannot listen there: {}", bind_advice(source))]
     Bind { address: std::net::SocketAddr, source: std::io::Error },
     #[error("serving failed")]
@@ -134,11 +137,17 @@ pub fn open_outbound(config: &Config) -> Result<Outbound, AppError> {
 /// # Errors
 /// When something that it needs cannot be had; the message says what to do.
 pub fn serve(config: Config) -> Result<(), AppError> {
-    logging::start(&config.log);
-    raise_file_limit();
     // A second call finds the first one's choice, the same.
     drop(rustls::crypto::ring::default_provider().install_default());
-    actix_web::rt::System::new().block_on(run(config))
+    // Before the runtime: its client brings one of its own.
+    let traces = config.otlp_endpoint.as_ref().map(Traces::to).transpose()?;
+    logging::start(&config.log, traces.as_ref());
+    raise_file_limit();
+    let served = actix_web::rt::System::new().block_on(run(config));
+    if let Some(traces) = traces {
+        traces.end();
+    }
+    served
 }
 
 async fn run(config: Config) -> Result<(), AppError> {

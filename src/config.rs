@@ -64,6 +64,8 @@ pub struct Config {
     pub log: LogConfig,
     /// Where the operator's own listener is: metrics and health. `metrics.listen`. Default: none.
     pub metrics_listen: Option<SocketAddr>,
+    /// The collector that traces are sent to. `otlp.endpoint`. Default: none.
+    pub otlp_endpoint: Option<Url>,
     /// `[outbound]`
     pub outbound: OutboundConfig,
 }

@@ -18,3 +18,4 @@ pub mod outbound;
 pub mod protocol;
 pub mod store;
 mod tls;
+mod traces;

@@ -17,6 +17,7 @@ use tracing_subscriber::{EnvFilter, Layer as _};
 
 use crate::config::{LogConfig, LogFormat};
 use crate::crypto::random;
+use crate::traces::Traces;
 
 tokio::task_local! {
     /// What the request at hand is called. Made when something first asks, for most requests leave no trace in the log.
@@ -35,10 +36,11 @@ pub fn request_id() -> Option<String> {
 }
 
 /// Starts logging for the whole process. In tests the subscriber of the first server stays.
-pub fn start(config: &LogConfig) {
+pub fn start(config: &LogConfig, traces: Option<&Traces>) {
     let level = config.level.as_str();
-    let filter =
-        EnvFilter::new(format!("{level},actix_server=warn,actix_http=off,rustls=warn,hyper=warn,reqwest=warn"));
+    let filter = EnvFilter::new(format!(
+        "{level},actix_server=warn,actix_http=off,rustls=warn,hyper=warn,reqwest=warn,opentelemetry=warn,opentelemetry_sdk=warn,opentelemetry-otlp=warn,opentelemetry_otlp=warn"
+    ));
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
@@ -50,7 +52,7 @@ pub fn start(config: &LogConfig) {
         }
         LogFormat::Json => lines.event_format(Json).with_filter(filter).boxed(),
     };
-    drop(tracing_subscriber::registry().with(lines).try_init());
+    drop(tracing_subscriber::registry().with(lines).with(traces.map(Traces::layer)).try_init());
 }
 
 /// The library's own lines, and the request at their end.

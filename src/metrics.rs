@@ -48,8 +48,23 @@ pub struct Readings {
     pub registry_version: i64,
     /// How far the machine's clock is behind ours: it was set back.
     pub clock_behind: Duration,
-    /// The number of the newest entry of the revocation log; `None` while the database cannot be read.
-    pub revocation_sequence: Option<i64>,
+    /// `None` while the database cannot be read.
+    pub database: Option<DatabaseReadings>,
+}
+
+/// What the database holds.
+#[derive(Default)]
+pub struct DatabaseReadings {
+    /// The number of the newest entry of the revocation log.
+    pub revocation_sequence: i64,
+    pub deliveries: Vec<(Delivery, i64)>,
+}
+
+/// A kind of side effect, and how far it has come.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Delivery {
+    pub kind: String,
+    pub state: String,
 }
 
 /// The counters, and the registry that writes them out.
@@ -66,6 +81,7 @@ pub struct Metrics {
     clock_behind: Gauge,
     database_up: Gauge,
     revocation_sequence: Gauge,
+    deliveries: Family<Delivery, Gauge>,
 }
 
 impl Default for Metrics {
@@ -76,6 +92,8 @@ impl Default for Metrics {
             Family::new_with_constructor(|| Histogram::new(LATENCIES));
         let tokens = Family::<Grant, Counter>::default();
         let sign_ins = Family::<Outcome, Counter>::default();
+        let deliveries = Family::<Delivery, Gauge>::default();
+        registry.register("deliveries", "Logout tokens and mails in the database by state", deliveries.clone());
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "Which version runs", build);
         registry.register("http_requests", "Answered requests", requests.clone());
@@ -101,6 +119,7 @@ impl Default for Metrics {
             ),
             database_up: gauge("database_up", "Whether this very reading could ask the database"),
             revocation_sequence: gauge("revocation_log_sequence", "The newest entry of the revocation log"),
+            deliveries,
             requests,
             latency,
             tokens,
@@ -140,9 +159,13 @@ impl Metrics {
         self.password_queue.set(number(readings.password_queue));
         self.registry_version.set(readings.registry_version);
         self.clock_behind.set(i64::try_from(readings.clock_behind.as_secs()).unwrap_or(i64::MAX));
-        self.database_up.set(i64::from(readings.revocation_sequence.is_some()));
-        if let Some(sequence) = readings.revocation_sequence {
-            self.revocation_sequence.set(sequence);
+        self.database_up.set(i64::from(readings.database.is_some()));
+        if let Some(database) = &readings.database {
+            self.revocation_sequence.set(database.revocation_sequence);
+            self.deliveries.clear();
+            for (delivery, count) in &database.deliveries {
+                self.deliveries.get_or_create(delivery).set(*count);
+            }
         }
         let mut page = String::new();
         text::encode(&mut page, &self.registry)?;
@@ -165,7 +188,7 @@ mod tests {
             password_queue: 0,
             registry_version: 7,
             clock_behind: Duration::from_secs(90),
-            revocation_sequence: None,
+            database: None,
         };
         let page = metrics.render(&readings).unwrap();
         for line in [

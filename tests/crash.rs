@@ -2,7 +2,9 @@
 //! lost, nothing spent or revoked lives again (reliability figure 1, short form).
 //!
 //! Every client keeps a journal of what the server acknowledged. A request whose answer was lost may have happened or
-//! not: what it touched is left out. Repeat a run by `TEST_SEED`, lengthen it by `TEST_KILLS`.
+//! not: what it touched is left out. Beside the clients an operator signs people out, disables them and changes their
+//! passwords. Repeat a run by `TEST_SEED`, lengthen it by `TEST_KILLS` and `TEST_LOAD` (answers between two kills);
+//! scripts/campaign does.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 #![allow(clippy::print_stdout, reason = "a campaign prints its seed and its counts")]
 
@@ -12,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use support::http::try_send;
-use support::{Answer, App, Browser, Dice, PASSWORD, VERIFIER, World, post, wait_for};
+use support::{Answer, App, Browser, Dice, PASSWORD, VERIFIER, World, post, wait_for, word};
 
 const CLIENTS: u64 = 4;
 
@@ -102,11 +104,90 @@ impl Client<'_> {
     }
 }
 
+/// Somebody whose people come and go: each is made, signs in, gets tokens and loses them by one of three ways.
+struct Operator<'a> {
+    world: &'a World,
+    dice: Dice,
+    /// Access and refresh tokens of those who were signed out, disabled, or given another password.
+    ended: Vec<String>,
+    /// How many by each way.
+    ways: [usize; 3],
+    acknowledged: &'a AtomicUsize,
+    stop: &'a AtomicBool,
+}
+
+impl Operator<'_> {
+    fn command(&self, args: &[&str], stdin: &str) -> Option<()> {
+        let output = self.world.server.cli(args, stdin);
+        output.status.success().then(|| {
+            self.acknowledged.fetch_add(1, Ordering::Relaxed);
+        })
+    }
+
+    /// One person. `None` when a request or a command did not come to its end.
+    fn one_person(&mut self) -> Option<()> {
+        let (app, name) = (&self.world.web, word());
+        let email = format!("{name}@example.com");
+        let password = format!("{PASSWORD}\n");
+        self.command(&["user", "create", &name, "--email", &email, "--password-stdin"], &password)?;
+        let browser = self.world.browser();
+        let way = usize::try_from(self.dice.below(3)).unwrap();
+        // Tokens for offline use outlive a sign-out; the others do not.
+        let scope = if way == 0 { "openid" } else { "openid offline_access" };
+        let page = browser.try_open(app.request().with("scope", scope).url()).ok()?;
+        let form = page.form_of("login-submit");
+        let url = page.url.join(&form.action).unwrap();
+        let filled = form.filled(&[("username", &name), ("password", PASSWORD)]);
+        let answer = browser.try_send(post(url.as_str(), &filled).header("origin", &app.issuer)).ok()?;
+        let page = browser.try_open(url.join(answer.header("location")).unwrap()).ok()?;
+        let fields = [
+            ("grant_type", "authorization_code"),
+            ("code", &page.code()),
+            ("redirect_uri", &app.redirect_uri),
+            ("code_verifier", VERIFIER),
+        ];
+        let tokens = try_send(app.authenticated(post(app.url("/token"), &fields))).ok()?;
+        let (access, refresh) = (tokens.text("access_token"), tokens.text("refresh_token"));
+        match way {
+            0 => {
+                let home = browser.try_open(app.url("/")).ok()?;
+                let form = home.form_of("sign-out");
+                let url = home.url.join(&form.action).unwrap();
+                let request = post(url.as_str(), &form.filled(&[])).header("origin", &app.issuer);
+                let answer = browser.try_send(request).ok()?;
+                assert!(matches!(answer.status, 200 | 303), "{answer:?}");
+            }
+            1 => self.command(&["user", "disable", &name], "")?,
+            _ => {
+                self.command(&["user", "set-password", &name, "--password-stdin"], "quite another long passphrase\n")?;
+            }
+        }
+        self.ways[way] += 1;
+        self.acknowledged.fetch_add(3, Ordering::Relaxed);
+        self.ended.extend([access, refresh]);
+        Some(())
+    }
+
+    fn work(&mut self) {
+        while !self.stop.load(Ordering::Relaxed) {
+            self.one_person();
+        }
+    }
+
+    fn check(&mut self) -> usize {
+        let ended = std::mem::take(&mut self.ended);
+        for token in &ended {
+            assert!(!self.world.web.is_active(token), "a token of somebody who was sent away lives: {token}");
+        }
+        ended.len()
+    }
+}
+
 #[test]
 fn s25_kill_9_loses_nothing_acknowledged_and_revives_nothing_spent() {
     let seed = setting("TEST_SEED", u64::from(std::process::id()));
-    let kills = setting("TEST_KILLS", 10);
-    println!("TEST_SEED={seed} TEST_KILLS={kills}");
+    let (kills, load) = (setting("TEST_KILLS", 10), setting("TEST_LOAD", 120));
+    println!("TEST_SEED={seed} TEST_KILLS={kills} TEST_LOAD={load}");
     let mut dice = Dice::new(seed);
     let w = World::new(&[("COUNTERSIGN_REFRESH_TOKEN__REUSE_LEEWAY", "0s")]);
     let (acknowledged, lost, stop) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
@@ -125,12 +206,22 @@ fn s25_kill_9_loses_nothing_acknowledged_and_revives_nothing_spent() {
         let page = client.browser.open(w.web.request().url());
         client.browser.sign_in_as(&page, "ada", PASSWORD).code();
     }
+    let mut operator = Operator {
+        world: &w,
+        dice: Dice::new(seed ^ 0xABCD),
+        ended: Vec::new(),
+        ways: [0; 3],
+        acknowledged: &acknowledged,
+        stop: &stop,
+    };
     let (mut checked, mut slowest) = (0, Duration::ZERO);
     for _ in 0..kills {
         stop.store(false, Ordering::Relaxed);
-        let enough = acknowledged.load(Ordering::Relaxed) + 20 + usize::try_from(dice.below(200)).unwrap();
+        let enough = acknowledged.load(Ordering::Relaxed) + 20 + usize::try_from(dice.below(2 * load)).unwrap();
         std::thread::scope(|scope| {
             let workers: Vec<_> = clients.iter_mut().map(|client| scope.spawn(|| client.work())).collect();
+            let operator = &mut operator;
+            scope.spawn(move || operator.work());
             wait_for("the load", || {
                 let over = workers.iter().all(std::thread::ScopedJoinHandle::is_finished);
                 assert!(!over, "the clients stopped by themselves");
@@ -140,11 +231,13 @@ fn s25_kill_9_loses_nothing_acknowledged_and_revives_nothing_spent() {
             stop.store(true, Ordering::Relaxed);
         });
         slowest = slowest.max(w.server.start());
-        checked += clients.iter_mut().map(Client::check).sum::<usize>();
+        checked += clients.iter_mut().map(Client::check).sum::<usize>() + operator.check();
     }
+    let [signed_out, disabled, passwords] = operator.ways;
     let (acknowledged, lost) = (acknowledged.into_inner(), lost.into_inner());
     println!(
-        "{kills} kills, {acknowledged} answers, {lost} lost, {checked} facts checked, 0 broken; ready after {slowest:?} at worst"
+        "{kills} kills, {acknowledged} answers, {lost} lost; {signed_out} sign-outs, {disabled} people disabled, {passwords} \
+         passwords changed; {checked} facts checked, 0 broken; ready after {slowest:?} at worst"
     );
     assert!(checked > 50, "{checked}");
     assert!(slowest < Duration::from_secs(5), "{slowest:?}");

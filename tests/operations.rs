@@ -214,3 +214,54 @@ fn what_a_browser_is_told_of_https_is_told_on_every_answer() {
     let plain = TestServer::running(&[]);
     assert_eq!(get(plain.url("/jwks")).header("strict-transport-security"), "");
 }
+
+/// A collector that keeps what it is sent, byte for byte.
+fn collector() -> (String, std::sync::Arc<std::sync::Mutex<Vec<u8>>>) {
+    use std::io::{BufRead as _, BufReader};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let kept = std::sync::Arc::<std::sync::Mutex<Vec<u8>>>::default();
+    let sent = std::sync::Arc::clone(&kept);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.unwrap());
+            let mut length = 0;
+            let mut line = String::new();
+            while stream.read_line(&mut line).unwrap_or(0) > 2 {
+                sent.lock().unwrap().extend(line.as_bytes());
+                if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                    length = value.trim().parse().unwrap();
+                }
+                line.clear();
+            }
+            let mut body = vec![0; length];
+            stream.read_exact(&mut body).unwrap();
+            sent.lock().unwrap().extend(body);
+            stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").unwrap();
+        }
+    });
+    (address, kept)
+}
+
+#[test]
+fn s110_traces_name_requests_and_transactions_and_hold_nothing_of_strangers() {
+    let (address, kept) = collector();
+    let w = World::new(&[("COUNTERSIGN_OTLP__ENDPOINT", &address)]);
+    let browser = w.browser();
+    let code = browser.through_as(w.web.request().with("state", "what-a-stranger-sent").url(), "ada").code();
+    let tokens = w.web.redeem(&code);
+    let refresh = tokens.text("refresh_token");
+    w.web.refresh(&refresh).ok();
+    // What is left is sent at the end.
+    w.server.stop();
+    let sent = kept.lock().unwrap().clone();
+    let holds = |text: &str| sent.windows(text.len()).any(|window| window == text.as_bytes());
+    for name in ["POST /v1/traces", "countersign", "/token", "/authorize", "rotate_refresh_token", "sign_in"] {
+        assert!(holds(name), "no {name} in {}", String::from_utf8_lossy(&sent));
+    }
+    assert!(!holds("registry_version"), "what runs by itself is no trace");
+    let access = tokens.text("access_token");
+    for secret in [&*code, &*refresh, &*access, PASSWORD, "what-a-stranger-sent", "ada", &w.web.id] {
+        assert!(!holds(secret), "{secret}");
+    }
+}

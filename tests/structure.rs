@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// From the bottom up; a module may use what stands above it in this list, and itself.
 const LAYERS: &[&[&str]] = &[
     &["protocol"],
-    &["clock", "config", "metrics"],
+    &["clock", "config", "metrics", "traces"],
     &["domain", "crypto"],
     &["store", "outbound", "logging"],
     &["flow"],

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use ipnet::IpNet;
 use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret as _, SecretString};
-use url::Host;
+use url::{Host, Url};
 
 use super::mail::{breach_url, mail, registration};
 use super::read::{self, Parsed, Raw, Reader, short};
@@ -71,6 +71,7 @@ pub(super) fn read(reader: &mut Reader) -> Option<Config> {
             format: reader.take("log.format", log_format).unwrap_or(LogFormat::Text),
         },
         metrics_listen: reader.take("metrics.listen", address),
+        otlp_endpoint: reader.take("otlp.endpoint", collector),
         outbound: OutboundConfig {
             allow: reader.take("outbound.allow", read::list(host_port)).unwrap_or_default(),
             allow_private: reader.take("outbound.allow_private", read::boolean).unwrap_or(false),
@@ -276,6 +277,15 @@ fn log_level(raw: Raw) -> Parsed<LogLevel> {
     let levels = [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace];
     let found = levels.into_iter().find(|level| level.as_str() == text);
     found.ok_or_else(|| format!("{text:?} is not a level; write error, warn, info, debug or trace"))
+}
+
+/// Shows nothing of a wrong value: there may be a password in it.
+fn collector(raw: Raw) -> Parsed<Url> {
+    let wanted = || r#"is not the address of a collector; write one such as "http://127.0.0.1:4318""#.to_owned();
+    let url = Url::parse(&read::text(raw)?).map_err(|_not_a_url| wanted())?;
+    let plain = matches!(url.scheme(), "http" | "https") && url.username().is_empty() && url.password().is_none();
+    let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+    (plain && bare).then_some(url).ok_or_else(wanted)
 }
 
 fn log_format(raw: Raw) -> Parsed<LogFormat> {

@@ -115,7 +115,8 @@ impl Keyring {
         Ok(Self { keys, jwks })
     }
 
-    /// Signs with the newest key of the algorithm that may sign already.
+    /// Signs with the newest key of the algorithm that may sign already; or, where none may because a clock was ahead when
+    /// they were made, with the earliest.
     ///
     /// # Errors
     /// When there is no such key, or signing fails.
@@ -127,7 +128,9 @@ impl Keyring {
         now: UnixTime,
     ) -> Result<String, CryptoError> {
         let usable = |key: &&LoadedKey| key.record.algorithm == algorithm && key.record.signs_at(now);
-        let key = self.keys.iter().find(usable).ok_or(CryptoError::NoKey(algorithm.as_str()))?;
+        let early = |key: &&LoadedKey| key.record.algorithm == algorithm && !key.record.is_expired(now);
+        let key = self.keys.iter().find(usable).or_else(|| self.keys.iter().rev().find(early));
+        let key = key.ok_or(CryptoError::NoKey(algorithm.as_str()))?;
         let header = match token_type {
             TokenType::AccessToken => &key.access_token_header,
             TokenType::Jwt => &key.jwt_header,

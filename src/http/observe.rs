@@ -8,6 +8,8 @@ use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderVal
 use actix_web::http::{ConnectionType, Method, Version};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpResponse, web};
+use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use crate::flow::Context;
 use crate::logging::{in_request, request_id};
@@ -27,8 +29,20 @@ pub async fn observe(
     let Some(ctx) = request.app_data::<web::Data<Context>>().cloned() else { return next.call(request).await };
     let started = Instant::now();
     let method = known(request.method());
+    // Made only where traces are sent, or at the loudest of the log.
+    let span = tracing::debug_span!(
+        "request",
+        // The route is known once the span has begun, which is too late for its name.
+        otel.name = method,
+        otel.kind = "server",
+        otel.status_code = Empty,
+        http.request.method = method,
+        http.route = Empty,
+        http.response.status_code = Empty,
+        request.id = Empty,
+    );
     in_request(given_id(&request, &ctx), async move {
-        let mut response = next.call(request).await?;
+        let mut response = next.call(request).instrument(span.clone()).await?;
         if response.status().is_server_error()
             && let Some(Ok(id)) = request_id().map(|id| HeaderValue::from_str(&id))
         {
@@ -43,6 +57,14 @@ pub async fn observe(
             response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
         }
         let route = response.request().match_pattern().unwrap_or_else(|| "unmatched".to_owned());
+        if !span.is_disabled() {
+            span.record("http.route", &route);
+            span.record("http.response.status_code", response.status().as_u16());
+            span.record("request.id", request_id());
+            if response.status().is_server_error() {
+                span.record("otel.status_code", "ERROR");
+            }
+        }
         ctx.metrics.request(route, method, response.status().as_u16(), started.elapsed());
         Ok(response)
     })
@@ -73,8 +95,8 @@ fn known(method: &Method) -> &'static str {
 
 /// `GET /metrics` on the operator's listener.
 pub async fn metrics(ctx: web::Data<Context>) -> HttpResponse {
-    let revocation_sequence = ctx.store.revocation_sequence().await;
-    if let Err(error) = &revocation_sequence {
+    let database = ctx.store.figures().await;
+    if let Err(error) = &database {
         tracing::warn!(error = error as &dyn std::error::Error, "the database could not be asked for its figures");
     }
     let readings = Readings {
@@ -82,7 +104,7 @@ pub async fn metrics(ctx: web::Data<Context>) -> HttpResponse {
         password_queue: ctx.hasher.queued(),
         registry_version: ctx.registry.load().version,
         clock_behind: ctx.clock.behind(),
-        revocation_sequence: revocation_sequence.ok(),
+        database: database.ok(),
     };
     match ctx.metrics.render(&readings) {
         Ok(page) => HttpResponse::Ok()

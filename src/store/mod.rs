@@ -33,8 +33,10 @@ use diesel::connection::SimpleConnection as _;
 use diesel::{QueryableByName, RunQueryDsl as _, sql_query};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
 use thiserror::Error;
+use tracing::Instrument as _;
 
 use crate::config::DatabaseUrl;
+use crate::traces::transaction;
 
 use conn::{Conn, on_backend};
 use executor::{Executor, Readers};
@@ -216,7 +218,8 @@ impl Store {
         &self,
         work: impl FnOnce(&mut Conn) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.writer.run(work).await
+        let span = transaction("write", &work);
+        self.writer.run(work).instrument(span).await
     }
 
     #[expect(clippy::unused_async, reason = "a read from a server across the network will wait")]
@@ -224,7 +227,8 @@ impl Store {
         &self,
         work: impl FnOnce(&mut Conn) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.readers.run(work)
+        let span = transaction("read", &work);
+        span.in_scope(|| self.readers.run(work))
     }
 }
 

@@ -48,10 +48,14 @@ impl TestServer {
 
     /// Starts the server (on the same data, when it ran before) and gives the time until it was ready.
     pub fn start(&self) -> Duration {
+        self.start_as(self.command(&["serve"]))
+    }
+
+    /// The same by a command of the test's own, which becomes the server.
+    pub fn start_as(&self, mut command: Command) -> Duration {
         let start = Instant::now();
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
-        let child =
-            self.command(&["serve"]).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        let child = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         assert!(self.child.lock().unwrap().replace(child).is_none(), "it runs already");
         let deadline = start + Duration::from_secs(30);
         while !try_send(HTTP.get(self.url("/health/ready"))).is_ok_and(|answer| answer.status == 200) {

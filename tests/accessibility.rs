@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 use support::chromium::{Chromium, run};
-use support::{PASSWORD, World, world};
+use support::{PASSWORD, TO_DIRECTORY, TestServer, World, world};
 
 /// axe-core, from the test packages of Python.
 fn axe() -> String {
@@ -124,6 +124,58 @@ async fn account(judge: &mut Judge, w: &World) {
     judge.open(&url("/account/delete"), "delete-page").await;
     judge.chromium.write("username", "somebody else").await;
     judge.click("delete-confirm", "problem").await;
+}
+
+#[test]
+fn a_forgotten_password_is_reset_and_an_account_made_on_pages_open_to_everybody() {
+    let registering = ("COUNTERSIGN_REGISTRATION__ENABLED", "true");
+    let server = TestServer::running(&[TO_DIRECTORY, registering]);
+    server.user("ada");
+    run(walk_of_mail(&server));
+}
+
+async fn walk_of_mail(server: &TestServer) {
+    const NEW: &str = "a different horse ate the battery";
+    let chromium = Chromium::start(360).await;
+    let mut judge = Judge { chromium, axe: axe(), judged: Vec::new() };
+    judge.open(&server.url("/"), "login-page").await;
+    judge.click("forgot-link", "forgot-page").await;
+    judge.chromium.write("email", "ada").await;
+    judge.click("forgot-submit", "forgot-sent-page").await;
+    let mail = server.mail_to("ada@example.com", 1);
+    judge.open(&mail.link(), "reset-page").await;
+    let shown = judge.chromium.window.current_url().await.unwrap();
+    assert_eq!(shown.as_str(), server.url("/password/reset"));
+    judge.chromium.write("new_password", "too short").await;
+    judge.click("reset-submit", "form-error").await;
+    judge.chromium.write("new_password", NEW).await;
+    judge.click("reset-submit", "reset-done-page").await;
+    judge.open(&mail.link(), "error-page").await;
+    judge.open(&server.url("/"), "login-page").await;
+    judge.sign_in("ada", NEW).await;
+    judge.page("home-page").await;
+
+    judge.open(&server.url("/register"), "register-page").await;
+    for (field, text) in [("username", "grace"), ("email", "grace@example.com"), ("password", "short")] {
+        judge.chromium.write(field, text).await;
+    }
+    judge.click("register-submit", "form-error").await;
+    judge.chromium.write("password", NEW).await;
+    judge.click("register-submit", "register-sent-page").await;
+    let link = server.mail_to("grace@example.com", 1).link();
+    judge.open(&link, "register-confirm-page").await;
+    // As from another browser: the password is asked for.
+    judge.chromium.window.delete_all_cookies().await.unwrap();
+    judge.open(&link, "register-confirm-page").await;
+    judge.chromium.write("password", NEW).await;
+    judge.click("register-confirm-submit", "registered-page").await;
+
+    // The mail itself, as a reader shows it.
+    let html = mail.text.split_once("<!DOCTYPE html>").unwrap().1.split_once("</html>").unwrap().0;
+    let file = server.home().join("mail.html");
+    std::fs::write(&file, format!("<!DOCTYPE html>{html}</html>")).unwrap();
+    judge.chromium.window.goto(&format!("file://{}", file.display())).await.unwrap();
+    judge.page("letter").await;
 }
 
 #[test]

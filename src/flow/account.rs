@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 use serde_json::{Map, Value, json};
 use unicode_normalization::UnicodeNormalization as _;
 
 use crate::clock::UnixTime;
 use crate::crypto::opaque::{SessionSecret, browser_mark};
-use crate::crypto::password::MAX_LENGTH;
 use crate::domain::activity::{Activity, Event};
 use crate::domain::client::Client;
 use crate::domain::grant::Consent;
@@ -21,6 +20,7 @@ use crate::store::{Deletion, OpenSession, OwnPassword};
 use super::Context;
 use super::login::mark_owner;
 use super::mail::notice;
+use super::password::accept;
 use super::session::{Browser, SessionCookie};
 
 /// The claims of OpenID Connect Core section 5.1 that people write themselves.
@@ -114,13 +114,11 @@ pub async fn change_password(
     browser: &Browser,
     now: UnixTime,
 ) -> Result<PasswordChange, OAuthError> {
-    let length = password.expose_secret().nfc().count();
-    let least = ctx.config.password.min_length;
-    if !(least..=MAX_LENGTH).contains(&length) {
-        let why = format!("This password has {length} characters; choose one of {least} to {MAX_LENGTH}.");
-        return Ok(PasswordChange::Refused(why));
-    }
-    let password_hash = ctx.hasher.hash(password).await?;
+    let names = [signed_in.user.username.as_str(), signed_in.user.email.as_deref().unwrap_or_default()];
+    let password_hash = match accept(ctx, password, &names).await? {
+        Ok(hash) => hash,
+        Err(why) => return Ok(PasswordChange::Refused(why.to_string())),
+    };
     let known = browser_mark(&ctx.known_browser_key, &mark_owner(&signed_in.user.username, &password_hash))?;
     let cookie = SessionSecret::mint()?;
     let new = OwnPassword {

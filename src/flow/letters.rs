@@ -72,10 +72,10 @@ async fn forgotten(
             name: &user.username,
             words: vec![
                 format!(
-                    "A new password was asked for, for the account {}. The link below lets you choose one.",
+                    "Somebody, perhaps you, forgot the password of the account {}. The link below sets a new one.",
                     user.username
                 ),
-                "The link works once and for 15 minutes. It signs you out everywhere.".to_owned(),
+                "The link works once, for 15 minutes, and signs you out everywhere.".to_owned(),
             ],
             link: Some(Link { label: "Choose a new password", href }),
             facts: facts(&asked.origin(), asked.at()),
@@ -136,7 +136,7 @@ async fn registration(
             "An account with the name {} was asked for, with this address. The link below makes it.",
             asked.username
         ),
-        "The link works once and for 24 hours.".to_owned(),
+        "The link works once, for 24 hours.".to_owned(),
     ];
     let link = Link { label: "Confirm your address", href };
     let mail = text(
@@ -182,7 +182,7 @@ async fn new_email(
                 "The account {} is to have this address. Open the link below in a browser in which you are signed in.",
                 user.username
             ),
-            "The link works once and for 24 hours.".to_owned(),
+            "The link works once, for 24 hours.".to_owned(),
         ],
         link: Some(Link { label: "Confirm the address", href }),
         facts,

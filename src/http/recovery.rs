@@ -34,9 +34,9 @@ fn show_forgot(ctx: &Context, browser: &Browser, typed: &str, error: Option<&str
     with_browser_cookie(page(&body, &options(https, error.is_some())), browser, https)
 }
 
-/// A form that is shown again because of what was typed is 400.
+/// A form that is shown again because of what was typed is 422.
 fn options(https: bool, refused: bool) -> PageOptions<'static> {
-    PageOptions { status: refused.then_some(StatusCode::BAD_REQUEST), https, ..PageOptions::default() }
+    PageOptions { status: refused.then_some(StatusCode::UNPROCESSABLE_ENTITY), https, ..PageOptions::default() }
 }
 
 pub async fn ask(request: HttpRequest, ctx: web::Data<Context>, PageForm(form): PageForm) -> HttpResponse {

@@ -19,7 +19,7 @@ const REGISTER: &str = "register";
 const CONFIRM: &str = "register confirm";
 
 fn options(https: bool, refused: bool) -> PageOptions<'static> {
-    PageOptions { status: refused.then_some(StatusCode::BAD_REQUEST), https, ..PageOptions::default() }
+    PageOptions { status: refused.then_some(StatusCode::UNPROCESSABLE_ENTITY), https, ..PageOptions::default() }
 }
 
 /// What a person typed, and what was wrong with it.

@@ -11,6 +11,7 @@ use crate::crypto::opaque::Digest;
 use crate::domain::activity::{Event, Origin};
 use crate::domain::grant::Consent;
 use crate::domain::ids::{ClientId, SessionId, UserId};
+use crate::domain::link::LinkKind;
 use crate::domain::throttle::Bucket;
 use crate::protocol::scope::Scope;
 
@@ -19,6 +20,7 @@ use super::conn::on_backend;
 use super::consents::consent;
 use super::endings::{end_everything_of, end_others};
 use super::grants::session_lives;
+use super::links::end_links;
 use super::outbox::{NewOutboxItem, enqueue};
 use super::registry::touch;
 use super::revocations::{Actor, Reason};
@@ -199,6 +201,7 @@ impl Store {
             let name: String = on_backend!(conn, |c| set.get_result(c)).map_err(failed())?;
             // Guesses at the old one say nothing of the new.
             forgive(conn, &Bucket::account(&name, None))?;
+            end_links(conn, user, LinkKind::ResetPassword)?;
             note(conn, &NewActivity { user, event: Event::PasswordChanged, origin: &new.origin, detail: "" }, now)?;
             if let Some(mail) = &new.mail {
                 enqueue(conn, mail)?;

@@ -9,12 +9,14 @@ pub mod browser;
 pub mod chromium;
 pub mod http;
 pub mod jose;
+pub mod mail;
 pub mod server;
 
 pub use app::{App, PASSWORD, VERIFIER, World, challenge, world};
 pub use browser::{Browser, Page};
 pub use http::{Answer, HTTP, form, get, post, send};
 pub use jose::{ClientKey, claims, header, verify};
+pub use mail::{Mail, Postmaster, TO_DIRECTORY};
 pub use server::TestServer;
 
 use std::time::{Duration, Instant};

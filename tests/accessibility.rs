@@ -112,6 +112,7 @@ async fn account(judge: &mut Judge, w: &World) {
     judge.click("profile-save", "problem").await;
     judge.chromium.write("locale", "en").await;
     judge.click("profile-save", "profile-page").await;
+    judge.open(&url("/account/email"), "email-page").await;
     judge.open(&url("/account/password"), "password-page").await;
     judge.chromium.write("password", "one").await;
     judge.chromium.write("again", "another").await;

@@ -5,11 +5,12 @@ mod support;
 
 use diesel::{Connection as _, RunQueryDsl as _, SqliteConnection, sql_query};
 use support::app::Tokens;
-use support::{Answer, Browser, PASSWORD, Page, TestServer, World, claims, post, word, world};
+use support::{Answer, Browser, PASSWORD, Page, TO_DIRECTORY, TestServer, World, claims, post, word, world};
 
-const PAGES: [(&str, &str); 8] = [
+const PAGES: [(&str, &str); 9] = [
     ("/account", "account-page"),
     ("/account/profile", "profile-page"),
+    ("/account/email", "email-page"),
     ("/account/password", "password-page"),
     ("/account/sessions", "sessions-page"),
     ("/account/applications", "applications-page"),
@@ -333,10 +334,13 @@ fn s76_the_other_sessions_stay_where_their_owner_chose_so() {
 }
 
 #[test]
-fn s72_a_new_password_is_typed_twice_and_long_enough() {
+fn s72_a_new_password_is_typed_twice_long_enough_and_not_ones_own_name() {
     let w = world();
-    let (_, browser) = person(&w);
-    for (password, again) in [("short", "short"), (NEW_PASSWORD, "something else"), ("", "")] {
+    let (name, browser) = person(&w);
+    let own = format!("{name}@example.com");
+    for (password, again) in
+        [("short", "short"), (NEW_PASSWORD, "something else"), ("", ""), (own.as_str(), own.as_str())]
+    {
         let page = open(&w, &browser, "/account/password");
         let after = browser.press(&page, "password-save", &[("password", password), ("again", again)]);
         after.is("password-page");
@@ -438,4 +442,69 @@ fn s106_the_last_administrator_stays() {
     leave().is("delete-page");
     w.server.cli_ok(&["user", "enable", "second"], "");
     leave().is("deleted-page");
+}
+
+/// A server that sends mail, with a person whose address is confirmed and a browser in which they have just signed in.
+fn with_mail() -> (TestServer, Browser) {
+    let server = TestServer::running(&[TO_DIRECTORY]);
+    server.user("ada");
+    server.cli_ok(&["user", "set-email", "ada", "ada@example.com", "--verified"], "");
+    let browser = Browser::new(&server);
+    let page = browser.open(server.url("/"));
+    browser.sign_in_as(&page, "ada", PASSWORD).is("home-page");
+    (server, browser)
+}
+
+#[test]
+fn an_account_with_a_mailbox_is_deleted_by_the_link_that_went_there_and_by_its_owner_alone() {
+    let (server, browser) = with_mail();
+    server.user("mallory");
+    let page = browser.open(server.url("/account/delete"));
+    let sent = browser.press(&page, "delete-confirm", &[("username", "ada")]);
+    assert_eq!(sent.url.query(), Some("sent"));
+    let link = server.mail_to("ada@example.com", 1).link();
+    assert!(server.cli(&["user", "show", "ada"], "").status.success(), "not without the link");
+
+    // In another's session it opens nothing, and by being opened nothing is deleted.
+    let stranger = Browser::new(&server);
+    let page = stranger.open(server.url("/"));
+    stranger.sign_in_as(&page, "mallory", PASSWORD).is("home-page");
+    assert_eq!(stranger.open(&link).is("error-page").answer.status, 403);
+    let page = browser.open(&link);
+    page.is("delete-confirm-page");
+    assert_eq!(page.url.query(), None, "the secret leaves the address");
+    let form = page.form_of("delete-final");
+    let forged = browser.send(post(page.url.as_str(), &form.filled(&[])).header("origin", "https://evil.example"));
+    assert_eq!(forged.status, 403);
+    assert!(server.cli(&["user", "show", "ada"], "").status.success());
+
+    browser.press(&page, "delete-final", &[]).is("deleted-page");
+    assert!(!server.cli(&["user", "show", "ada"], "").status.success());
+    assert!(server.mail_to("ada@example.com", 2).text.contains("were deleted"));
+    stranger.open(&link).is("error-page");
+}
+
+#[test]
+fn s68_a_new_address_is_asked_for_in_the_account_and_counts_once_its_link_is_opened() {
+    let (server, browser) = with_mail();
+    let page = browser.open(server.url("/account/email"));
+    let wrong = browser.press(&page, "email-save", &[("email", "no address")]);
+    assert!(wrong.answer.status == 422 && wrong.has("problem"));
+    let sent = browser.press(&page, "email-save", &[("email", "new@example.com")]);
+    assert_eq!((sent.url.path(), sent.url.query()), ("/account/email", Some("sent")));
+    assert!(sent.answer.body.contains("<strong>ada@example.com</strong>"), "nothing is changed yet");
+    let confirm = browser.open(server.mail_to("new@example.com", 1).link());
+    browser.press(confirm.is("email-confirm-page"), "email-confirm-submit", &[]).is("email-confirmed-page");
+    let page = browser.open(server.url("/account/profile"));
+    assert!(page.answer.body.contains("new@example.com") && !page.answer.body.contains("not confirmed"));
+    let told = browser.open(server.url("/account/activity")).answer.body;
+    assert!(told.contains("New e-mail address asked for") && told.contains("E-mail address changed"), "{told}");
+}
+
+#[test]
+fn a_changed_password_is_told_by_mail() {
+    let (server, browser) = with_mail();
+    let page = browser.open(server.url("/account/password"));
+    assert_eq!(change_password(&browser, &page, false).status, 303);
+    assert!(server.mail_to("ada@example.com", 1).text.contains("password of your account was changed"));
 }

@@ -10,6 +10,8 @@ pub enum LinkKind {
     Register,
     /// Shows that a new address of an account is its owner's.
     ConfirmEmail,
+    /// Deletes an account whose owner asked for it.
+    DeleteAccount,
 }
 
 impl LinkKind {
@@ -19,6 +21,7 @@ impl LinkKind {
             Self::ResetPassword => "reset_password",
             Self::Register => "register",
             Self::ConfirmEmail => "confirm_email",
+            Self::DeleteAccount => "delete_account",
         }
     }
 
@@ -26,7 +29,7 @@ impl LinkKind {
     #[must_use]
     pub const fn lifetime(self) -> Duration {
         match self {
-            Self::ResetPassword => Duration::from_mins(15),
+            Self::ResetPassword | Self::DeleteAccount => Duration::from_mins(15),
             Self::Register | Self::ConfirmEmail => Duration::from_hours(24),
         }
     }
@@ -38,6 +41,7 @@ impl LinkKind {
             Self::ResetPassword => "/password/reset",
             Self::Register => "/register/confirm",
             Self::ConfirmEmail => "/account/email/confirm",
+            Self::DeleteAccount => "/account/delete/confirm",
         }
     }
 }

@@ -7,21 +7,24 @@ use serde_json::{Map, Value, json};
 use unicode_normalization::UnicodeNormalization as _;
 
 use crate::clock::UnixTime;
-use crate::crypto::opaque::{SessionSecret, browser_mark};
+use crate::crypto::opaque::{Digest, SessionSecret, browser_mark};
 use crate::domain::activity::{Activity, Event};
 use crate::domain::client::Client;
 use crate::domain::grant::Consent;
 use crate::domain::ids::{ClientId, SessionId};
+use crate::domain::link::LinkKind;
+use crate::domain::password::Refusal;
 use crate::domain::session::SignedIn;
+use crate::domain::throttle::Bucket;
 use crate::domain::zone::Zone;
 use crate::protocol::error::OAuthError;
-use crate::store::{Deletion, OpenSession, OwnPassword};
+use crate::store::{Deletion, Failure, OpenSession, OwnPassword, Request};
 
-use super::Context;
+use super::links::{Found, find};
 use super::login::mark_owner;
-use super::mail::notice;
-use super::password::accept;
+use super::mail::{Asked, Letter, notice, queue};
 use super::session::{Browser, SessionCookie};
+use super::{Context, password};
 
 /// The claims of OpenID Connect Core section 5.1 that people write themselves.
 pub const PROFILE: [&str; 5] = ["name", "given_name", "family_name", "locale", "zoneinfo"];
@@ -97,7 +100,7 @@ pub struct Renewed {
 /// What came of choosing a new password.
 pub enum PasswordChange {
     Changed(Renewed),
-    Refused(String),
+    Refused(Refusal),
     /// The session ended meanwhile.
     Gone,
 }
@@ -109,15 +112,17 @@ pub enum PasswordChange {
 pub async fn change_password(
     ctx: &Context,
     signed_in: &SignedIn,
-    password: SecretString,
+    new: SecretString,
     end_others: bool,
     browser: &Browser,
     now: UnixTime,
 ) -> Result<PasswordChange, OAuthError> {
-    let names = [signed_in.user.username.as_str(), signed_in.user.email.as_deref().unwrap_or_default()];
-    let password_hash = match accept(ctx, password, &names).await? {
-        Ok(hash) => hash,
-        Err(why) => return Ok(PasswordChange::Refused(why.to_string())),
+    let user = &signed_in.user;
+    let name = user.claims.get("name").and_then(Value::as_str);
+    let names: Vec<&str> = [Some(user.username.as_str()), user.email.as_deref(), name].into_iter().flatten().collect();
+    let password_hash = match password::accept(ctx, new, &names).await? {
+        Ok(password_hash) => password_hash,
+        Err(refusal) => return Ok(PasswordChange::Refused(refusal)),
     };
     let known = browser_mark(&ctx.known_browser_key, &mark_owner(&signed_in.user.username, &password_hash))?;
     let cookie = SessionSecret::mint()?;
@@ -294,18 +299,90 @@ pub async fn export(
     }))
 }
 
-/// Deletes the account of the person.
+/// What asking for the end of an account came to.
+pub enum Leaving {
+    /// A mail with a link is on its way.
+    Asked,
+    /// There is no mailbox to ask: the sign-in a moment ago is all the proof that there can be.
+    Deleted,
+    LastAdministrator,
+    Wait(UnixTime),
+}
+
+/// A person who has just proven who they are wants their account deleted: confirmed by a link where they have a confirmed
+/// address and mail goes out, at once where not.
+///
+/// # Errors
+/// When the database cannot be written.
+pub async fn leave(
+    ctx: &Context,
+    signed_in: &SignedIn,
+    browser: &Browser,
+    now: UnixTime,
+) -> Result<Leaving, OAuthError> {
+    let user = &signed_in.user;
+    if ctx.store.is_last_administrator(user.id.clone()).await? {
+        return Ok(Leaving::LastAdministrator);
+    }
+    if ctx.config.mail.is_none() || user.email.is_none() || !user.email_verified {
+        return Ok(match delete(ctx, signed_in, None, browser, now).await? {
+            Deletion::LastAdministrator => Leaving::LastAdministrator,
+            Deletion::Deleted | Deletion::Gone => Leaving::Deleted,
+        });
+    }
+    let buckets = vec![Bucket::mails_to(&format!("delete {}", user.id))];
+    let count = Failure { buckets, account: None, origin: browser.origin.clone() };
+    if let Some(until) = ctx.store.record_failure(count, now).await? {
+        return Ok(Leaving::Wait(until));
+    }
+    let letter = Letter::Deletion { user_id: user.id.clone(), origin: Asked::new(&browser.origin, now) };
+    let mails = vec![queue(&ctx.sealing, &letter, Some(&user.id), now)?];
+    let activity = Some((user.id.clone(), Event::DeletionAsked, browser.origin.clone()));
+    ctx.store.request_by_mail(Request { mails, activity }, now).await?;
+    Ok(Leaving::Asked)
+}
+
+/// What a link that deletes an account leads to.
+pub enum Leave {
+    /// It is for the person signed in.
+    Open(Digest),
+    OtherAccount,
+    Gone,
+    Wait(UnixTime),
+}
+
+/// Looks at a link without using it.
+///
+/// # Errors
+/// When the database cannot be read or written.
+pub async fn open_leave(
+    ctx: &Context,
+    signed_in: &SignedIn,
+    secret: &str,
+    browser: &Browser,
+    now: UnixTime,
+) -> Result<Leave, OAuthError> {
+    Ok(match find(ctx, LinkKind::DeleteAccount, secret, browser, now).await? {
+        Found::Open { digest, link } if link.user_id.as_ref() == Some(&signed_in.user.id) => Leave::Open(digest),
+        Found::Open { .. } => Leave::OtherAccount,
+        Found::Gone => Leave::Gone,
+        Found::Wait(until) => Leave::Wait(until),
+    })
+}
+
+/// Deletes the account of the person, by the link that they were sent, where one was.
 ///
 /// # Errors
 /// When the database cannot be written.
 pub async fn delete(
     ctx: &Context,
     signed_in: &SignedIn,
+    link: Option<Digest>,
     browser: &Browser,
     now: UnixTime,
 ) -> Result<Deletion, OAuthError> {
     let mail = notice(ctx, &signed_in.user, Event::AccountDeleted, "", &browser.origin, now)?;
-    let deletion = ctx.store.delete_user(signed_in.user.id.clone(), mail, now).await?;
+    let deletion = ctx.store.delete_user(signed_in.user.id.clone(), link, mail, now).await?;
     if deletion == Deletion::Deleted {
         tracing::info!(user.id = %signed_in.user.id, "a person deleted their account");
     }

@@ -29,6 +29,7 @@ pub async fn write(ctx: &Context, letter: Letter, first: bool, now: UnixTime) ->
         Letter::NewEmail { user_id, email, origin } => {
             Ok(new_email(ctx, user_id, email, &origin, now).await?.into_iter().collect())
         }
+        Letter::Deletion { user_id, origin } => Ok(deletion(ctx, user_id, &origin, now).await?.into_iter().collect()),
     }
 }
 
@@ -188,6 +189,28 @@ async fn new_email(
         facts,
         advice: NOT_YOU,
         service,
+    };
+    Ok(Some(text.write(&email)?))
+}
+
+async fn deletion(ctx: &Context, user_id: UserId, asked: &Asked, now: UnixTime) -> Result<Option<Written>, OAuthError> {
+    let Some(User { id, username, email: Some(email), .. }) = ctx.store.find_user(user_id).await? else {
+        return Ok(None);
+    };
+    let Some(href) = links::create(ctx, LinkKind::DeleteAccount, Some(id), None, now).await? else { return Ok(None) };
+    let text = Text {
+        title: "Delete your account?",
+        name: &username,
+        words: vec![
+            format!(
+                "The account {username} is to be deleted, with everything in it. Open the link below in a browser in which you are signed in."
+            ),
+            "The link works once and for 15 minutes. What is deleted cannot be brought back.".to_owned(),
+        ],
+        link: Some(Link { label: "Delete the account", href }),
+        facts: facts(&asked.origin(), asked.at()),
+        advice: "If this was not you, do not open the link, and change your password: somebody knows it.",
+        service: ctx.service(),
     };
     Ok(Some(text.write(&email)?))
 }

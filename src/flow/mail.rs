@@ -36,6 +36,8 @@ pub enum Letter {
     Registration(Registration),
     /// A person wants another address, which must be shown to be theirs.
     NewEmail { user_id: UserId, email: String, origin: Asked },
+    /// A person wants their account deleted.
+    Deletion { user_id: UserId, origin: Asked },
 }
 
 /// A mail, ready to be sent.

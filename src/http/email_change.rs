@@ -23,10 +23,10 @@ fn purpose(signed_in: &SignedIn) -> String {
     format!("email\n{}", signed_in.session.id)
 }
 
-fn other_account(https: bool) -> HttpResponse {
+pub fn other_account(https: bool) -> HttpResponse {
     let body = ErrorPage {
         title: "This link is for another account",
-        what: "You are signed in to another account than the one that the address was asked for.",
+        what: "You are signed in to another account than the one that it was asked for.",
         why: None,
         next: "Sign out, sign in to the account that asked, and open the link again.",
         code: None,

@@ -54,6 +54,9 @@ pub fn gone(kind: LinkKind, https: bool) -> HttpResponse {
             "/",
             "Go to your account",
         ),
+        LinkKind::DeleteAccount => {
+            ("Your account is as it was. If it is to be deleted, ask once more.", "/account/delete", "Ask once more")
+        }
     };
     let body = ErrorPage {
         title: "This link does not work",

@@ -16,11 +16,11 @@ use crate::domain::throttle::Bucket;
 use crate::protocol::scope::Scope;
 
 use super::activity::{NewActivity, note};
-use super::conn::on_backend;
+use super::conn::{Conn, on_backend};
 use super::consents::consent;
 use super::endings::{end_everything_of, end_others};
 use super::grants::session_lives;
-use super::links::end_links;
+use super::links::{end_links, spend};
 use super::outbox::{NewOutboxItem, enqueue};
 use super::registry::touch;
 use super::revocations::{Actor, Reason};
@@ -72,10 +72,27 @@ pub enum Deletion {
     Deleted,
     /// Nobody would be left to administer the server.
     LastAdministrator,
-    Unknown,
+    /// The link was used, is too old, or is another's; or there is no such account.
+    Gone,
+}
+
+/// Whether nobody would be left to administer the server without this person.
+fn is_last_administrator(conn: &mut Conn, user: &UserId) -> Result<bool, StoreError> {
+    let living = users::table.filter(users::is_admin).filter(users::disabled_at.is_null()).select(users::user_id);
+    let living: Vec<String> =
+        on_backend!(conn, |c| living.limit(2).load(c)).map_err(StoreError::operation("counting administrators"))?;
+    Ok(living == [user.as_str()])
 }
 
 impl Store {
+    /// Whether nobody would be left to administer the server without this person.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn is_last_administrator(&self, user: UserId) -> Result<bool, StoreError> {
+        self.read(move |conn| is_last_administrator(conn, &user)).await
+    }
+
     /// The living sessions of a person, the last seen first.
     ///
     /// # Errors
@@ -214,13 +231,15 @@ impl Store {
         .await
     }
 
-    /// Deletes an account with all that hangs on it; the entry in the log of revocations stays.
+    /// Deletes an account with all that hangs on it, by the link that its owner was sent, where one was; the entry in the log
+    /// of revocations stays.
     ///
     /// # Errors
     /// When the database cannot be written.
     pub async fn delete_user(
         &self,
         user: UserId,
+        link: Option<Digest>,
         mail: Option<NewOutboxItem>,
         now: UnixTime,
     ) -> Result<Deletion, StoreError> {
@@ -228,22 +247,19 @@ impl Store {
             let failed = || StoreError::operation("deleting an account");
             // One after another: of two administrators who leave at once, one is the last.
             touch(conn)?;
-            let is_admin = users::table.find(user.as_str()).select(users::is_admin);
-            let is_admin: Option<bool> = on_backend!(conn, |c| is_admin.first(c).optional()).map_err(failed())?;
-            let Some(is_admin) = is_admin else { return Ok(Deletion::Unknown) };
-            let others = users::table
-                .filter(users::is_admin)
-                .filter(users::disabled_at.is_null())
-                .filter(users::user_id.ne(user.as_str()));
-            if is_admin {
-                let others: i64 = on_backend!(conn, |c| others.count().get_result(c)).map_err(failed())?;
-                if others == 0 {
-                    return Ok(Deletion::LastAdministrator);
-                }
+            if is_last_administrator(conn, &user)? {
+                return Ok(Deletion::LastAdministrator);
+            }
+            if let Some(link) = &link
+                && !spend(conn, link, LinkKind::DeleteAccount, Some(&user), now)?
+            {
+                return Ok(Deletion::Gone);
             }
             end_everything_of(conn, &user, &Reason::UserDeleted.by(Actor::Owner), now)?;
             let delete = diesel::delete(users::table.find(user.as_str()));
-            on_backend!(conn, |c| delete.execute(c)).map_err(failed())?;
+            if on_backend!(conn, |c| delete.execute(c)).map_err(failed())? == 0 {
+                return Ok(Deletion::Gone);
+            }
             if let Some(mail) = &mail {
                 enqueue(conn, mail)?;
             }

@@ -74,7 +74,7 @@ pub struct Request {
 }
 
 /// Uses a link up; false when it was used before, has run out, or is another's or for something else.
-fn spend(
+pub(super) fn spend(
     conn: &mut Conn,
     link: &Digest,
     kind: LinkKind,

@@ -5,6 +5,7 @@ mod activity;
 mod applications;
 mod data;
 mod delete;
+mod email;
 mod pages;
 mod password;
 mod profile;
@@ -68,6 +69,18 @@ pub fn routes(config: &mut ServiceConfig) {
             web::resource(data::PATH)
                 .route(web::get().to(data::get))
                 .route(web::post().to(data::post))
+                .default_service(get_and_post()),
+        )
+        .service(
+            web::resource(email::PATH)
+                .route(web::get().to(email::get))
+                .route(web::post().to(email::post))
+                .default_service(get_and_post()),
+        )
+        .service(
+            web::resource(delete::CONFIRM)
+                .route(web::get().to(delete::open))
+                .route(web::post().to(delete::confirm))
                 .default_service(get_and_post()),
         )
         .service(

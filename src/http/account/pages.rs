@@ -131,8 +131,33 @@ pub struct DataPage<'a> {
 #[template(path = "pages/account_delete.html")]
 pub struct DeletePage<'a> {
     pub csrf: &'a str,
+    pub notice: Option<&'a str>,
     pub error: Option<&'a str>,
     pub account_name: &'a str,
+}
+
+/// The link of the mail was opened.
+#[derive(Template)]
+#[template(path = "pages/account_delete_confirm.html")]
+pub struct DeleteConfirmPage<'a> {
+    pub csrf: &'a str,
+    pub account_name: &'a str,
+}
+
+/// Another mail address. Posts `email`.
+#[derive(Template)]
+#[template(path = "pages/account_email.html")]
+pub struct EmailPage<'a> {
+    pub csrf: &'a str,
+    pub notice: Option<&'a str>,
+    pub error: Option<&'a str>,
+    /// The address as it is.
+    pub current: Option<&'a str>,
+    pub verified: bool,
+    /// What to start with.
+    pub email: &'a str,
+    /// Whether this server sends mail at all.
+    pub mail_goes_out: bool,
 }
 
 /// The account is gone.

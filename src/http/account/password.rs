@@ -50,7 +50,7 @@ async fn change(request: &HttpRequest, ctx: &Context, typed: &Params) -> Result<
             ];
             with_cookies(done(ctx, "/account", "password-changed"), lines)
         }
-        PasswordChange::Refused(why) => form(ctx, &visit, Some(&why), end_others),
+        PasswordChange::Refused(refusal) => form(ctx, &visit, Some(&refusal.to_string()), end_others),
         PasswordChange::Gone => see_other(PATH, https),
     })
 }

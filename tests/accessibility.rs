@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 use support::chromium::{Chromium, run};
-use support::{PASSWORD, TO_DIRECTORY, TestServer, World, world};
+use support::{PASSWORD, TO_DIRECTORY, TestServer, World};
 
 /// axe-core, from the test packages of Python.
 fn axe() -> String {
@@ -58,21 +58,22 @@ impl Judge {
     }
 
     async fn click(&mut self, button: &str, id: &str) {
-        self.chromium.click(button).await;
+        self.chromium.press(button).await;
         self.page(id).await;
     }
 
     async fn sign_in(&self, name: &str, password: &str) {
         self.chromium.write("username", name).await;
         self.chromium.write("password", password).await;
-        self.chromium.click("login-submit").await;
+        self.chromium.press("login-submit").await;
     }
 }
 
 #[test]
 fn every_page_is_open_to_everybody() {
-    let w = world();
+    let w = World::new(&[TO_DIRECTORY]);
     w.server.user("grace");
+    w.server.cli_ok(&["user", "set-email", "grace", "grace@example.com", "--verified"], "");
     w.server.resource("https://api.example", "notes", &["--name", "Notes"]);
     // The account has something to show: another browser, applications that were let in.
     let elsewhere = w.browser();
@@ -100,6 +101,16 @@ async fn walk(w: &World) {
     account(&mut judge, w).await;
     judge.open(&url("/logout"), "logout-page").await;
     judge.click("logout-confirm", "logout-done").await;
+
+    // The end of the account, through the mailbox.
+    judge.chromium.window.goto(&url("/account/delete")).await.unwrap();
+    judge.sign_in("grace", PASSWORD).await;
+    judge.page("delete-page").await;
+    judge.chromium.write("username", "grace").await;
+    judge.click("delete-confirm", "notice").await;
+    let link = w.server.mail_to("grace@example.com", 2).link();
+    judge.open(&link, "delete-confirm-page").await;
+    judge.click("delete-final", "deleted-page").await;
     assert!(judge.judged.len() > 15, "{:?}", judge.judged);
 }
 
@@ -113,6 +124,10 @@ async fn account(judge: &mut Judge, w: &World) {
     judge.chromium.write("locale", "en").await;
     judge.click("profile-save", "profile-page").await;
     judge.open(&url("/account/email"), "email-page").await;
+    judge.chromium.write("email", "new@example.com").await;
+    judge.click("email-save", "notice").await;
+    let link = w.server.mail_to("new@example.com", 1).link();
+    judge.open(&link, "email-confirm-page").await;
     judge.open(&url("/account/password"), "password-page").await;
     judge.chromium.write("password", "one").await;
     judge.chromium.write("again", "another").await;

@@ -81,6 +81,15 @@ impl Chromium {
         self.see(id).await.click().await.unwrap();
     }
 
+    /// Clicks what leads to another page, and waits for that page.
+    pub async fn press(&self, id: &str) {
+        let mark = "document.documentElement.setAttribute('data-left', '')";
+        self.window.execute(mark, vec![]).await.unwrap();
+        self.click(id).await;
+        let wait = self.window.wait().at_most(Duration::from_secs(10)).every(Duration::from_millis(20));
+        wait.for_element(Locator::Css("html:not([data-left]) body")).await.unwrap();
+    }
+
     pub async fn write(&self, id: &str, text: &str) {
         let input = self.see(id).await;
         input.clear().await.unwrap();

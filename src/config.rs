@@ -4,6 +4,7 @@
 
 mod keys;
 mod mail;
+mod postgres;
 mod read;
 
 use std::fmt;
@@ -82,8 +83,21 @@ pub struct Issuer {
 pub enum DatabaseUrl {
     /// `sqlite://PATH`; the file is made at start.
     Sqlite(PathBuf),
-    /// `postgres://…`, secret because it may hold a password. [`Config::load`] refuses it for now.
-    Postgres(SecretString),
+    /// `postgres://…`, for as many servers as one likes.
+    Postgres(Postgres),
+}
+
+/// How PostgreSQL is reached (`database_url` and `[database]`).
+#[derive(Debug, Clone)]
+pub struct Postgres {
+    /// As libpq takes it; secret because it may hold a password.
+    pub url: SecretString,
+    /// Holds the password alone; read again for each new connection. `database.password_file`. Default: none.
+    pub password_file: Option<PathBuf>,
+    /// Connections of this server, and so statements at once. `database.connections`. Default: 16. From 1 to 500.
+    pub connections: usize,
+    /// What takes longer is given up and answered 503. `database.statement_timeout`. Default: 2s. From 1s to 60s.
+    pub statement_timeout: Duration,
 }
 
 /// Serving TLS ourselves; both files are PEM and were readable at start.

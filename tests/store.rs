@@ -1,5 +1,7 @@
-//! The store's operations against a real database file: races have one winner, restarts forget nothing.
+//! The store's operations against a real database, SQLite or (`TEST_DATABASE=postgres`) PostgreSQL: races have one winner, restarts forget nothing.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -39,7 +41,7 @@ struct World {
 }
 
 fn url(folder: &Path) -> DatabaseUrl {
-    DatabaseUrl::Sqlite(folder.join("test.db"))
+    DatabaseUrl::parse(&support::postgres::database(folder)).unwrap()
 }
 
 fn key() -> DerivedKey {
@@ -413,24 +415,22 @@ async fn sweeping_takes_what_is_dead_and_leaves_what_lives() {
 
 #[actix_web::test]
 async fn s120_a_newer_database_is_refused() {
-    use diesel::connection::SimpleConnection as _;
-    use diesel::{Connection as _, SqliteConnection};
     let folder = tempfile::tempdir().unwrap();
-    drop(Store::open(&url(folder.path())).unwrap());
-    let path = folder.path().join("test.db");
-    let mut conn = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
-    conn.batch_execute("PRAGMA busy_timeout = 5000").unwrap();
-    conn.batch_execute("INSERT INTO __diesel_schema_migrations (version) VALUES ('29990101000000')").unwrap();
-    assert!(matches!(Store::open(&url(folder.path())), Err(StoreError::NewerSchema(_))));
+    let text = support::postgres::database(folder.path());
+    let url = DatabaseUrl::parse(&text).unwrap();
+    drop(Store::open(&url).unwrap());
+    support::postgres::execute(&text, "INSERT INTO __diesel_schema_migrations (version) VALUES ('29990101000000')");
+    assert!(matches!(Store::open(&url), Err(StoreError::NewerSchema(_))));
 }
 
 #[actix_web::test]
 async fn a_second_server_of_one_database_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let first = Store::lock_for_serving(&url(folder.path())).unwrap();
-    assert!(matches!(Store::lock_for_serving(&url(folder.path())), Err(StoreError::Locked(_))));
+    let url = DatabaseUrl::Sqlite(folder.path().join("test.db"));
+    let first = Store::lock_for_serving(&url).unwrap();
+    assert!(matches!(Store::lock_for_serving(&url), Err(StoreError::Locked(_))));
     drop(first);
-    assert!(Store::lock_for_serving(&url(folder.path())).is_ok());
+    assert!(Store::lock_for_serving(&url).is_ok());
 }
 
 #[test]

@@ -166,7 +166,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
 /// An empty database has nothing to show or to change: only a command that `creates` makes one, and says so, for it may
 /// be that the server's is elsewhere.
 fn with_store<F: Future<Output = anyhow::Result<()>>>(
-    config: Config,
+    mut config: Config,
     creates: bool,
     command: impl FnOnce(Context) -> F,
 ) -> anyhow::Result<()> {
@@ -177,6 +177,10 @@ fn with_store<F: Future<Output = anyhow::Result<()>>>(
              one with countersign db migrate",
             path.display()
         );
+    }
+    if let DatabaseUrl::Postgres(postgres) = &mut config.database_url {
+        // A command does one thing after another.
+        postgres.connections = 1;
     }
     let store = app::open_store(&config)?;
     if let Some(path) = missing {

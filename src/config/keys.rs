@@ -13,6 +13,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use url::{Host, Url};
 
 use super::mail::{breach_url, mail, registration};
+use super::postgres;
 use super::read::{self, Parsed, Raw, Reader, short};
 use super::{
     AccessTokenConfig, AuthorizationCodeConfig, Config, DatabaseUrl, HostPort, IdTokenConfig, Issuer, KeySource,
@@ -35,10 +36,7 @@ pub(super) fn read(reader: &mut Reader) -> Option<Config> {
     let proxies = reader.take("trusted_proxies", read::list(read::network));
     let (issuer, development) = identity(reader, listen, proxies.as_deref());
     let data_dir = reader.take("data_dir", directory).unwrap_or_else(|| "data".into());
-    let database_url = reader.take("database_url", database_url);
-    if let Some(DatabaseUrl::Postgres(_)) = database_url {
-        reader.problem("database_url", "PostgreSQL is not supported by this version yet; use sqlite://PATH");
-    }
+    let database_url = postgres::database(reader);
     let audience = reader.take("access_token.audience", audience);
     let mail = mail(reader, issuer.as_ref(), development, &data_dir);
     let publish_ahead = reader.take("signing_key.publish_ahead", read::span(Duration::ZERO..=30 * DAY));
@@ -240,19 +238,6 @@ fn directory(raw: Raw) -> Parsed<PathBuf> {
         return Err(format!("{} is not a directory", path.display()));
     }
     Ok(path)
-}
-
-/// Shows no more of a wrong value than its scheme: there may be a password in it.
-fn database_url(raw: Raw) -> Parsed<DatabaseUrl> {
-    let text = read::text(raw)?;
-    match text.split_once("://") {
-        Some(("sqlite", "" | ":memory:")) => Err("names no file; write sqlite://PATH".to_owned()),
-        Some(("sqlite", path)) if path.contains('?') => Err("takes no parameters; write sqlite://PATH".to_owned()),
-        Some(("sqlite", path)) => Ok(DatabaseUrl::Sqlite(path.into())),
-        Some(("postgres" | "postgresql", _)) => Ok(DatabaseUrl::Postgres(text.into())),
-        Some((scheme, _)) => Err(format!("{scheme}:// is no database we know; write sqlite://PATH")),
-        None => Err("is not the URL of a database; write sqlite://PATH".to_owned()),
-    }
 }
 
 /// Never shows the value.

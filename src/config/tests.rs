@@ -154,9 +154,14 @@ const WRONG_IN_THE_FILE: &[(&str, &str)] = &[
     ("tls.key = 'Cargo.toml'", "tls.key: is set, but tls.certificate is not; set both or neither"),
     ("tls.certificate = 'Cargo.toml'\ntls.key = 'Cargo.toml'", "tls.certificate: is set, so issuer must be set and begin with https://"),
     ("tls.certificate = 'Cargo.toml'\ntls.key = 'Cargo.toml'\nissuer = 'http://localhost'", "tls.certificate: is set, so issuer must be set and begin with https://"),
-    ("database_url = 'postgres://me:hush@db/x'", "database_url: PostgreSQL is not supported by this version yet; use sqlite://PATH"),
-    ("database_url = 'mysql://me:hush@db/x'", "database_url: mysql:// is no database we know; write sqlite://PATH"),
-    ("database_url = 'data.db'", "database_url: is not the URL of a database; write sqlite://PATH"),
+    ("database_url = 'mysql://me:hush@db/x'", "database_url: mysql:// is no database we know; write sqlite://PATH or postgres://…"),
+    ("database_url = 'data.db'", "database_url: is not the URL of a database; write sqlite://PATH or postgres://…"),
+    ("database_url = 'postgres://me:hush@db/x'", "database_url: crosses the network without sslmode; add ?sslmode=verify-full&sslrootcert=FILE, or another sslmode if you know better"),
+    ("database_url = 'postgres://me:hu/sh@db/x'", "database_url: is not a URL that PostgreSQL understands (an @ after the host); write %40 for @, %2F for / and so on in user name and password, or use database.password_file"),
+    ("database_url = 'postgres://me:hu%sh@localhost/x'", "database_url: is not a URL that PostgreSQL understands (a % that begins no code); write %40 for @, %2F for / and so on in user name and password, or use database.password_file"),
+    ("database_url = 'postgres://localhost:hush/x'", "database_url: is not a URL that PostgreSQL understands (a port that is no number); write %40 for @, %2F for / and so on in user name and password, or use database.password_file"),
+    ("database_url = 'postgres://me@::1/x'", "database_url: crosses the network without sslmode; add ?sslmode=verify-full&sslrootcert=FILE, or another sslmode if you know better"),
+    ("[database]\nconnections = 0", "database.connections: 0 is not a whole number from 1 to 500"),
     ("database_url = 'sqlite://:memory:'", "database_url: names no file; write sqlite://PATH"),
     ("database_url = 'sqlite://x.db?mode=ro'", "database_url: takes no parameters; write sqlite://PATH"),
     ("access_token.audience = 'a b'", r#"access_token.audience: "a b" holds white space; write one identifier such as "https://api.example.com""#),
@@ -225,13 +230,14 @@ fn no_secret_is_shown_by_debug_or_by_a_problem() {
     let config = good("", &[("COUNTERSIGN_KEY_ENCRYPTION_KEY", KEY)]);
     assert!(matches!(config.key_encryption_key, KeySource::Inline(_)));
     assert!(!format!("{config:?}").contains(KEY));
-    let cases: [(&str, &[(&str, &str)]); 6] = [
+    let cases: [(&str, &[(&str, &str)]); 7] = [
         ("key_encryption_key = 'hush", &[]),
         ("key_encryption_key = hush", &[]),
         ("key_encryption_key = ['hush']", &[]),
         ("", &[("COUNTERSIGN_KEY_ENCRYPTION_KEY", "hush")]),
         ("", &[("COUNTERSIGN_KEY_ENCRYPTION_KEI", "hush")]),
         ("database_url = 'postgres:me:hush@db'", &[]),
+        ("database_url = 'postgres://hush@hush@hush:hush/hush@hush?hush'", &[]),
     ];
     for (file, environment) in cases {
         assert!(!problems(file, environment).concat().contains("hush"), "{file} {environment:?}");
@@ -267,6 +273,25 @@ fn mail_goes_to_a_server_under_tls_or_to_a_directory() {
         problems("issuer = 'http://localhost:9'\n[registration]\nenabled = true\n[mail]\nfrom = 'a@example.com'", &[]);
     assert_eq!(told.len(), 2, "{told:?}");
     assert!(problems("", &[("COUNTERSIGN_MAIL__URL", "smtp://localhost")])[0].starts_with("mail.from: must be set"));
+}
+
+#[test]
+fn a_database_across_the_network_says_how_it_is_guarded() {
+    for url in [
+        "postgres://me@localhost/x",
+        "postgresql://me:h%40sh@127.0.0.1:5432,[::1]:5433/x",
+        "postgres:///x?host=/var/run/postgresql",
+        "postgres://%2Fvar%2Frun%2Fpostgresql/x",
+        "postgres://me@db1.example.com,db2.example.com:5433/x?sslmode=verify-full&sslrootcert=/etc/ca.pem",
+    ] {
+        let config = good(&format!("database_url = '{url}'"), &[]);
+        let DatabaseUrl::Postgres(postgres) = &config.database_url else { panic!("{url}") };
+        assert_eq!((postgres.connections, postgres.statement_timeout.as_secs()), (16, 2));
+        assert!(!format!("{config:?}").contains(url), "a URL is secret");
+    }
+    for url in ["postgres:///x?host=db.example.com", "postgres://localhost,db.example.com/x", "postgres://10.0.0.1/x"] {
+        assert!(problems(&format!("database_url = '{url}'"), &[])[0].contains("crosses the network"), "{url}");
+    }
 }
 
 #[test]
@@ -312,7 +337,14 @@ fn the_example_is_right_but_for_files_and_a_key_that_are_not_there() {
     let told = problems(&uncommented(true), &[]);
     let key = |line: &String| line.split(": ").nth(1).unwrap_or_default().to_owned();
     let keys: BTreeSet<String> = told.iter().map(key).collect();
-    let expected = ["key_encryption_key", "key_encryption_key_file", "outbound.ca_file", "tls.certificate", "tls.key"];
+    let expected = [
+        "database.password_file",
+        "key_encryption_key",
+        "key_encryption_key_file",
+        "outbound.ca_file",
+        "tls.certificate",
+        "tls.key",
+    ];
     assert_eq!(keys, expected.map(str::to_owned).into(), "{told:?}");
 }
 

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use diesel::connection::SimpleConnection as _;
+use diesel::connection::{AnsiTransactionManager, SimpleConnection as _, TransactionManager as _};
 use diesel::pg::PgConnection;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::sqlite::SqliteConnection;
@@ -13,10 +13,6 @@ use super::StoreError;
 /// A connection. Queries are written once, in [`on_backend!`].
 pub enum Conn {
     Sqlite(SqliteConnection),
-    #[expect(
-        dead_code,
-        reason = "every query is compiled for PostgreSQL from the first day; opening it comes with its own work"
-    )]
     Pg(PgConnection),
 }
 
@@ -43,6 +39,48 @@ impl Conn {
         .map_err(StoreError::operation("setting up a connection"))?;
         Ok(Self::Sqlite(conn))
     }
+}
+
+/// Finds one row and keeps it for this transaction alone until it ends. SQLite has one writer at a time anyway.
+macro_rules! first_locked {
+    ($conn:expr, $query:expr) => {
+        match $conn {
+            $crate::store::conn::Conn::Sqlite(c) => $query.get_result(c).optional(),
+            $crate::store::conn::Conn::Pg(c) => $query.for_no_key_update().get_result(c).optional(),
+        }
+    };
+}
+/// Finds one row and keeps others from changing it until the transaction ends; any number may hold it so.
+macro_rules! first_shared {
+    ($conn:expr, $query:expr) => {
+        match $conn {
+            $crate::store::conn::Conn::Sqlite(c) => $query.get_result(c).optional(),
+            $crate::store::conn::Conn::Pg(c) => $query.for_share().get_result(c).optional(),
+        }
+    };
+}
+pub(super) use {first_locked, first_shared};
+
+/// Several statements as one transaction: all or nothing, and the answer after the commit. On PostgreSQL, READ COMMITTED:
+/// each statement sees what was committed before it, and a conditional write looks at its row again under the row's lock,
+/// so of two that race one wins. The writer of SQLite has begun a transaction already.
+pub(super) fn atomically<T>(
+    conn: &mut Conn,
+    work: impl FnOnce(&mut Conn) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    type Manager = AnsiTransactionManager;
+    if let Conn::Pg(conn) = conn {
+        Manager::begin_transaction(conn).map_err(StoreError::operation("beginning a transaction"))?;
+    }
+    let result = work(conn);
+    if let Conn::Pg(conn) = conn {
+        if result.is_ok() {
+            Manager::commit_transaction(conn).map_err(|error| StoreError::Commit(error.to_string()))?;
+        } else if let Err(error) = Manager::rollback_transaction(conn) {
+            tracing::debug!(%error, "there was nothing left to roll back");
+        }
+    }
+    result
 }
 
 /// A statement whose text never changes, named by the marker `M`. Diesel prepares `UPDATE` and `ON CONFLICT DO UPDATE`
@@ -75,7 +113,7 @@ impl<M, Q: Query> Query for Fixed<M, Q> {
 
 impl<M, Q, C> RunQueryDsl<C> for Fixed<M, Q> {}
 
-/// Transaction control, prepared once per connection.
+/// Transaction control of SQLite's writer, prepared once per connection.
 macro_rules! control {
     ($($name:ident => $text:literal),* $(,)?) => {$(
         pub(super) fn $name(conn: &mut Conn) -> QueryResult<()> {

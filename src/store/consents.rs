@@ -65,31 +65,34 @@ impl Store {
     pub async fn record_consent(&self, decision: Decision, now: UnixTime) -> Result<(), StoreError> {
         self.write(move |conn| {
             let Decision { user, client, client_name, allowed, origin, flow, progress } = decision;
+            // Made or touched first, so that of two that add to it one waits for the other.
+            let empty = Consent::default();
+            let row = (
+                consents::user_id.eq(user.as_str()),
+                consents::client_id.eq(client.as_str()),
+                consents::scope.eq(empty.scope.as_str()),
+                consents::resources.eq("[]"),
+                consents::claims.eq("[]"),
+                consents::updated_at.eq(now.millis()),
+                consents::created_at.eq(now.millis()),
+            );
+            let hold = diesel::insert_into(consents::table)
+                .values(row)
+                .on_conflict((consents::user_id, consents::client_id))
+                .do_update()
+                .set(consents::updated_at.eq(excluded(consents::updated_at)));
+            on_backend!(conn, |c| hold.execute(c)).map_err(StoreError::operation("remembering a consent"))?;
             let before = find(conn, &user, &client)?.unwrap_or_default();
             let consent = before.with(&allowed);
             let json = |list: &std::collections::BTreeSet<String>| {
                 serde_json::to_string(list).map_err(|error| StoreError::corrupt("consent", error))
             };
-            let row = (
-                consents::user_id.eq(user.as_str()),
-                consents::client_id.eq(client.as_str()),
+            let update = diesel::update(consents::table.find((user.as_str(), client.as_str()))).set((
                 consents::scope.eq(consent.scope.as_str()),
                 consents::resources.eq(json(&consent.resources)?),
                 consents::claims.eq(json(&consent.claims)?),
-                consents::updated_at.eq(now.millis()),
-                consents::created_at.eq(now.millis()),
-            );
-            let upsert = diesel::insert_into(consents::table)
-                .values(row)
-                .on_conflict((consents::user_id, consents::client_id))
-                .do_update()
-                .set((
-                    consents::scope.eq(excluded(consents::scope)),
-                    consents::resources.eq(excluded(consents::resources)),
-                    consents::claims.eq(excluded(consents::claims)),
-                    consents::updated_at.eq(excluded(consents::updated_at)),
-                ));
-            on_backend!(conn, |c| upsert.execute(c)).map_err(StoreError::operation("remembering a consent"))?;
+            ));
+            on_backend!(conn, |c| update.execute(c)).map_err(StoreError::operation("remembering a consent"))?;
             let given = NewActivity { user: &user, event: Event::ConsentGiven, origin: &origin, detail: &client_name };
             note(conn, &given, now)?;
             write_progress(conn, &flow, &progress)

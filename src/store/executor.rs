@@ -1,21 +1,30 @@
 //! Who runs what on which connection. A piece of writing travels to the writer's thread whole and runs as one transaction,
 //! all or nothing, even when whoever asked hangs up. The writer takes everything that waits into one commit, so that
-//! concurrent transactions share one flush to disk; each is answered only after that commit.
+//! concurrent transactions share one flush to disk; each is answered only after that commit. PostgreSQL has many threads,
+//! each with a connection, for reading and writing alike.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use diesel::QueryResult;
 use tokio::sync::oneshot;
 
-use super::StoreError;
+use crate::config::Postgres;
+
 use super::conn::{Conn, begin_immediate, commit, release, rollback, savepoint, undo};
+use super::{StoreError, postgres};
 
 /// Work that may wait for a thread; past it the answer is 503.
 const QUEUE: usize = 1024;
 /// Transactions that share one commit.
 const BATCH: usize = 64;
+/// What a thread without a connection waits before it tries again.
+const RECONNECT_EVERY: Duration = Duration::from_millis(200);
+/// A statement that PostgreSQL gives up is told in so much more than its own time, or the server is not there.
+const LATE: Duration = Duration::from_millis(500);
 
 trait Job: Send {
     fn run(&mut self, conn: &mut Conn);
@@ -59,10 +68,12 @@ impl<T: Send, F: FnOnce(&mut Conn) -> Result<T, StoreError> + Send> Job for Task
     }
 }
 
-/// The queue of the writer.
+/// The queue of the threads that own connections.
 #[derive(Clone)]
 pub(super) struct Executor {
     queue: Sender<Box<dyn Job>>,
+    /// How long an answer is waited for; whether the work was done is not known past it.
+    patience: Option<Duration>,
 }
 
 impl Executor {
@@ -70,7 +81,18 @@ impl Executor {
     pub(super) fn sqlite_writer(conn: Conn) -> Result<Self, StoreError> {
         let (queue, jobs) = bounded(QUEUE);
         spawn("store-writer", move || write_in_groups(conn, &jobs))?;
-        Ok(Self { queue })
+        Ok(Self { queue, patience: None })
+    }
+
+    /// Threads that each own a connection to PostgreSQL and work for whoever comes.
+    pub(super) fn postgres_pool(settings: &Postgres) -> Result<Self, StoreError> {
+        let (queue, jobs) = bounded(QUEUE);
+        let open = Arc::new(AtomicUsize::new(0));
+        for number in 0..settings.connections {
+            let (settings, jobs, open) = (settings.clone(), jobs.clone(), Arc::clone(&open));
+            spawn(&format!("store-{number}"), move || work_in_pool(&settings, &jobs, &open))?;
+        }
+        Ok(Self { queue, patience: Some(settings.statement_timeout + LATE) })
     }
 
     /// How many wait.
@@ -88,7 +110,11 @@ impl Executor {
             TrySendError::Full(_) => StoreError::QueueFull,
             TrySendError::Disconnected(_) => StoreError::ThreadGone,
         })?;
-        answer.await.map_err(|_gone| StoreError::ThreadGone)?
+        let answer = match self.patience {
+            Some(patience) => tokio::time::timeout(patience, answer).await.map_err(|_elapsed| StoreError::Late)?,
+            None => answer.await,
+        };
+        answer.map_err(|_gone| StoreError::ThreadGone)?
     }
 }
 
@@ -147,6 +173,72 @@ fn run_in_savepoint(conn: &mut Conn, job: &mut dyn Job) -> QueryResult<()> {
         undo(conn)?;
     }
     release(conn)
+}
+
+/// One of the pool's connections, counted while it is open.
+struct Pooled<'a> {
+    conn: Conn,
+    open: &'a AtomicUsize,
+}
+
+impl<'a> Pooled<'a> {
+    fn open(settings: &Postgres, open: &'a AtomicUsize) -> Result<Self, StoreError> {
+        let conn = postgres::open(settings).map(Conn::Pg)?;
+        open.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { conn, open })
+    }
+}
+
+impl Drop for Pooled<'_> {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection that broke is replaced; whoever was on it is told 503, and so is, at once, whoever comes while no thread has
+/// one.
+fn work_in_pool(settings: &Postgres, jobs: &Receiver<Box<dyn Job>>, open: &AtomicUsize) {
+    let mut kept = None;
+    loop {
+        let mut pooled = match kept.take().map_or_else(|| Pooled::open(settings, open), Ok) {
+            Ok(pooled) => pooled,
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "no connection to the database");
+                let text = error.to_string();
+                let until = Instant::now() + RECONNECT_EVERY;
+                // A thread that alone has no connection, because there are too many, leaves the work to the others.
+                let waiting = if open.load(Ordering::Relaxed) == 0 { jobs.clone() } else { crossbeam_channel::never() };
+                loop {
+                    match waiting.recv_deadline(until) {
+                        Ok(job) => job.answer(Err(StoreError::Away(text.clone()))),
+                        Err(RecvTimeoutError::Timeout) => break,
+                        Err(RecvTimeoutError::Disconnected) => return,
+                    }
+                }
+                continue;
+            }
+        };
+        let Ok(mut job) = jobs.recv() else { return };
+        if job.abandoned() {
+            kept = Some(pooled);
+            continue;
+        }
+        if !pooled.conn.is_alive() {
+            drop(pooled);
+            pooled = match Pooled::open(settings, open) {
+                Ok(pooled) => pooled,
+                Err(error) => {
+                    job.answer(Err(StoreError::Away(error.to_string())));
+                    continue;
+                }
+            };
+        }
+        job.run(&mut pooled.conn);
+        job.answer(Ok(()));
+        if pooled.conn.is_idle() {
+            kept = Some(pooled);
+        }
+    }
 }
 
 /// Connections for reading. SQLite answers a read from memory in microseconds, less than handing it to another thread

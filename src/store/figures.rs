@@ -29,7 +29,7 @@ impl Store {
     /// Transactions that wait to be written.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.writer.waiting()
+        self.executor().waiting()
     }
 
     /// # Errors

@@ -40,7 +40,7 @@ impl Store {
         flow: Flow,
         expires_at: UnixTime,
     ) -> Result<(), StoreError> {
-        self.write(move |conn| {
+        self.write_one(move |conn| {
             let json = |value: serde_json::Result<String>| value.map_err(|error| StoreError::corrupt("flow", error));
             let row = (
                 flows::flow_digest.eq(id.as_bytes().as_slice()),
@@ -86,7 +86,7 @@ impl Store {
     /// # Errors
     /// When the database cannot be written.
     pub async fn record_progress(&self, id: Digest, progress: Progress) -> Result<(), StoreError> {
-        self.write(move |conn| write_progress(conn, &id, &progress)).await
+        self.write_one(move |conn| write_progress(conn, &id, &progress)).await
     }
 
     /// Ends a flow that gives nothing; false when it had ended already.
@@ -94,6 +94,6 @@ impl Store {
     /// # Errors
     /// When the database cannot be written.
     pub async fn complete_flow(&self, id: Digest) -> Result<bool, StoreError> {
-        self.write(move |conn| complete(conn, &id)).await
+        self.write_one(move |conn| complete(conn, &id)).await
     }
 }

@@ -15,12 +15,13 @@ use crate::domain::ids::{ClientId, GrantId, SessionId, UserId};
 use crate::domain::session::Authentication;
 use crate::protocol::scope::Scope;
 
-use super::conn::{Conn, fixed, on_backend};
+use super::conn::{Conn, atomically, fixed, on_backend};
 use super::flows::complete;
 use super::revocations::{
     Actor, CLIENT, Cause, ISSUER, LONGEST_ACCESS_TOKEN, Reason, Target, USER as OF_USER, append, spared,
 };
 use super::schema::{grants, revocations, sessions, users};
+use super::users::hold;
 use super::{Store, StoreError};
 
 /// A grant with its code, before anything was exchanged.
@@ -226,16 +227,18 @@ impl Store {
                 return Ok(false);
             }
             let grant = &new.grant;
-            // What was read before this transaction may have ended meanwhile.
+            // What was read before this transaction may have ended meanwhile; and what ends the person's sessions from now
+            // on must see this grant.
+            if !hold(conn, &grant.user_id)? {
+                return Ok(false);
+            }
             let living = sessions::table
-                .inner_join(users::table.on(users::user_id.eq(sessions::user_id)))
                 .filter(sessions::session_id.eq(grant.session_id.as_str()))
                 .filter(sessions::ended_at.is_null())
                 .filter(sessions::expires_at.gt(grant.created_at.millis()))
-                .filter(users::disabled_at.is_null())
                 .filter(spared!(OF_USER, sessions::user_id, sessions::created_at))
                 .filter(spared!(ISSUER, "", sessions::created_at))
-                .select(users::user_id);
+                .select(sessions::user_id);
             let living: Option<String> = on_backend!(conn, |c| fixed(SessionLives, living).get_result(c).optional())
                 .map_err(StoreError::operation("judging a session"))?;
             if living.as_deref() != Some(grant.user_id.as_str()) {
@@ -336,7 +339,7 @@ impl Store {
         let successor = request.presented.successor(&key);
         let (handle, presented, next) =
             (request.presented.handle_digest(), request.presented.digest(), successor.digest());
-        let rotation = self.write(move |conn| {
+        let rotation = self.write_one(move |conn| {
             let update = diesel::update(
                 grants::table
                     .filter(grants::handle_digest.eq(handle.as_bytes().as_slice()))
@@ -359,26 +362,29 @@ impl Store {
             if let Some(row) = row {
                 return grant(row).map(Rotation::Rotated);
             }
-            let Some(found) = refused(conn, &handle, now)? else { return Ok(Rotation::Unknown) };
-            let owner = grant(found.grant)?;
-            if owner.client_id != request.client_id {
-                return Ok(Rotation::Unknown);
-            }
-            let ended = found.revoked_at.is_some() || found.expires_at <= now.millis() || !found.parents_live;
-            if ended || is(found.refresh_digest.as_deref(), &presented) {
-                return Ok(Rotation::Dead);
-            }
-            // Only the link just spent, only for a moment, only while its successor is the living one: a repeated
-            // request whose answer was lost. It gets the same successor, so there is never a second branch.
-            let fresh = found.rotated_at.is_some_and(|at| now.since(UnixTime::from_millis(at)) < request.reuse_leeway);
-            if fresh
-                && is(found.previous_refresh_digest.as_deref(), &presented)
-                && is(found.refresh_digest.as_deref(), &next)
-            {
-                return Ok(Rotation::Repeated(owner));
-            }
-            revoke(conn, &owner.id, &Reason::RefreshTokenReused.by(Actor::System), now)?;
-            Ok(Rotation::Reused(owner.id))
+            atomically(conn, |conn| {
+                let Some(found) = refused(conn, &handle, now)? else { return Ok(Rotation::Unknown) };
+                let owner = grant(found.grant)?;
+                if owner.client_id != request.client_id {
+                    return Ok(Rotation::Unknown);
+                }
+                let ended = found.revoked_at.is_some() || found.expires_at <= now.millis() || !found.parents_live;
+                if ended || is(found.refresh_digest.as_deref(), &presented) {
+                    return Ok(Rotation::Dead);
+                }
+                // Only the link just spent, only for a moment, only while its successor is the living one: a repeated
+                // request whose answer was lost. It gets the same successor, so there is never a second branch.
+                let fresh =
+                    found.rotated_at.is_some_and(|at| now.since(UnixTime::from_millis(at)) < request.reuse_leeway);
+                if fresh
+                    && is(found.previous_refresh_digest.as_deref(), &presented)
+                    && is(found.refresh_digest.as_deref(), &next)
+                {
+                    return Ok(Rotation::Repeated(owner));
+                }
+                revoke(conn, &owner.id, &Reason::RefreshTokenReused.by(Actor::System), now)?;
+                Ok(Rotation::Reused(owner.id))
+            })
         });
         Ok((rotation.await?, successor))
     }

@@ -1,5 +1,5 @@
 //! The database. One method per operation of the product, each one transaction; nobody outside names diesel or a table.
-//! SQLite has one writing thread with group commit and a few readers; PostgreSQL, where it comes, a pool.
+//! SQLite has one writing thread with group commit and readers beside it; PostgreSQL a pool of threads that own connections.
 
 mod access_tokens;
 mod account;
@@ -15,6 +15,7 @@ mod grants;
 mod links;
 mod logouts;
 mod outbox;
+mod postgres;
 mod registry;
 mod revocations;
 mod schema;
@@ -30,15 +31,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use diesel::connection::SimpleConnection as _;
+use diesel::migration::MigrationSource;
 use diesel::{QueryableByName, RunQueryDsl as _, sql_query};
-use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use thiserror::Error;
 use tracing::Instrument as _;
 
 use crate::config::DatabaseUrl;
 use crate::traces::transaction;
 
-use conn::{Conn, on_backend};
+use conn::{Conn, atomically, on_backend};
 use executor::{Executor, Readers};
 
 pub use access_tokens::{PersonsToken, TokenState};
@@ -55,8 +57,6 @@ pub use sessions::{NewSession, SignIn};
 pub use sign_outs::{Delivery, NewSignOut, SignOut};
 pub use throttles::Failure;
 pub use users::{Credential, NewUser};
-
-type SqliteMigration = dyn diesel::migration::Migration<diesel::sqlite::Sqlite>;
 
 const SQLITE_MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 
@@ -96,8 +96,18 @@ pub enum StoreError {
     NotADatabase(PathBuf),
     #[error("a stored {what} does not read back: {detail}")]
     Corrupt { what: &'static str, detail: String },
-    #[error("PostgreSQL is not supported by this version")]
-    Unsupported,
+    #[error("the database cannot be reached: {0}")]
+    Away(String),
+    #[error("the database did not answer in time")]
+    Late,
+    #[error("PostgreSQL {0} is too old; 14 or newer is needed")]
+    OldPostgres(i64),
+    #[error(
+        "this PostgreSQL server is a standby and takes no writes; name the primary, or all of them, in database_url"
+    )]
+    Standby,
+    #[error("{0} is off in this PostgreSQL, so that it may forget what it acknowledged; turn it on")]
+    NotDurable(&'static str),
     #[error(transparent)]
     Crypto(#[from] crate::crypto::CryptoError),
 }
@@ -142,7 +152,13 @@ impl StoreError {
     pub fn is_temporary(&self) -> bool {
         use diesel::result::Error;
         match self {
-            Self::QueueFull | Self::ThreadGone | Self::Commit(_) | Self::Open(_) => true,
+            Self::QueueFull
+            | Self::ThreadGone
+            | Self::Commit(_)
+            | Self::Open(_)
+            | Self::Away(_)
+            | Self::Late
+            | Self::Standby => true,
             Self::Operation { source, .. } => {
                 matches!(source, Error::DatabaseError(..) | Error::BrokenTransactionManager)
             }
@@ -154,15 +170,20 @@ impl StoreError {
 /// The database, ready.
 #[derive(Clone)]
 pub struct Store {
-    writer: Executor,
-    readers: Arc<Readers>,
+    backend: Backend,
     bell: outbox::Bell,
 }
 
-/// Held by the one server of a SQLite file; released when it ends, however it ends.
+#[derive(Clone)]
+enum Backend {
+    Sqlite { writer: Executor, readers: Arc<Readers> },
+    Postgres(Executor),
+}
+
+/// Held by the one server of a SQLite file; released when it ends, however it ends. PostgreSQL may have many servers.
 #[derive(Debug)]
 pub struct ServeLock {
-    _file: File,
+    _file: Option<File>,
 }
 
 impl Store {
@@ -171,34 +192,58 @@ impl Store {
     /// # Errors
     /// When it cannot be opened, is newer than this program, or the SQLite library is too old.
     pub fn open(url: &DatabaseUrl) -> Result<Self, StoreError> {
-        let DatabaseUrl::Sqlite(path) = url else { return Err(StoreError::Unsupported) };
+        let path = match url {
+            DatabaseUrl::Sqlite(path) => path,
+            DatabaseUrl::Postgres(settings) => {
+                postgres::prepare(settings)?;
+                return Ok(Self::new(Backend::Postgres(Executor::postgres_pool(settings)?)));
+            }
+        };
         let text = path.to_string_lossy();
         // One at a time: a command may be started while the server makes its first start.
         let _migrating = lock(path, "migrate", true)?;
         make_private(path)?;
         let mut writer = Conn::open_sqlite(&text).map_err(|error| error.unless_not_a_database(path))?;
         check_sqlite(&mut writer)?;
-        migrate(&mut writer)?;
+        if let Conn::Sqlite(conn) = &mut writer {
+            migrate(conn, SQLITE_MIGRATIONS)?;
+        }
         let text = text.into_owned();
         let readers = Readers::new(move || Conn::open_sqlite(&text))?;
-        Ok(Self { writer: Executor::sqlite_writer(writer)?, readers: Arc::new(readers), bell: outbox::Bell::default() })
+        Ok(Self::new(Backend::Sqlite { writer: Executor::sqlite_writer(writer)?, readers: Arc::new(readers) }))
     }
 
-    /// Claims the database for one server.
+    /// Whoever writes.
+    fn executor(&self) -> &Executor {
+        match &self.backend {
+            Backend::Sqlite { writer, .. } => writer,
+            Backend::Postgres(pool) => pool,
+        }
+    }
+
+    fn new(backend: Backend) -> Self {
+        Self { backend, bell: outbox::Bell::default() }
+    }
+
+    /// Claims the database for one server, where it can serve one only.
     ///
     /// # Errors
     /// [`StoreError::Locked`] while another server runs on it.
     pub fn lock_for_serving(url: &DatabaseUrl) -> Result<ServeLock, StoreError> {
-        let DatabaseUrl::Sqlite(path) = url else { return Err(StoreError::Unsupported) };
-        lock(path, "serve", false).map(|file| ServeLock { _file: file })
+        let file = match url {
+            DatabaseUrl::Sqlite(path) => Some(lock(path, "serve", false)?),
+            DatabaseUrl::Postgres(_) => None,
+        };
+        Ok(ServeLock { _file: file })
     }
 
     /// Bounds how long a write waits for another process that holds the database; past it the answer is an error.
+    /// PostgreSQL's waits are bounded by `database.statement_timeout`.
     ///
     /// # Errors
     /// When the bound cannot be set.
     pub async fn wait_at_most(&self, bound: Duration) -> Result<(), StoreError> {
-        self.write(move |conn| {
+        self.write_one(move |conn| {
             let text = format!("PRAGMA busy_timeout = {}", bound.as_millis());
             let Conn::Sqlite(conn) = conn else { return Ok(()) };
             conn.batch_execute(&text).map_err(StoreError::operation("bounding the wait for the database"))
@@ -211,24 +256,38 @@ impl Store {
     /// # Errors
     /// When it cannot.
     pub async fn check_writable(&self) -> Result<(), StoreError> {
-        self.write(registry::touch).await
+        self.write_one(registry::touch).await
     }
 
+    /// One transaction, whole or not at all, even when whoever asked hangs up.
     async fn write<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Conn) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let span = transaction("write", &work);
-        self.writer.run(work).instrument(span).await
+        self.executor().run(|conn| atomically(conn, work)).instrument(span).await
     }
 
-    #[expect(clippy::unused_async, reason = "a read from a server across the network will wait")]
+    /// A write whose usual course is a single statement: a transaction by itself, which costs one round trip where the
+    /// database is across a network. What needs several calls [`atomically`] for them.
+    async fn write_one<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Conn) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let span = transaction("write", &work);
+        self.executor().run(work).instrument(span).await
+    }
+
+    /// Reads; of several statements each sees what was committed before it.
     async fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Conn) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let span = transaction("read", &work);
-        span.in_scope(|| self.readers.run(work))
+        match &self.backend {
+            Backend::Sqlite { readers, .. } => span.in_scope(|| readers.run(work)),
+            Backend::Postgres(pool) => pool.run(work).instrument(span).await,
+        }
     }
 }
 
@@ -272,16 +331,20 @@ fn check_sqlite(conn: &mut Conn) -> Result<(), StoreError> {
     if (part(), part(), part()) < OLDEST_SQLITE { Err(StoreError::OldSqlite(version.version)) } else { Ok(()) }
 }
 
-fn migrate(conn: &mut Conn) -> Result<(), StoreError> {
-    use diesel::migration::MigrationSource as _;
+/// Runs what is missing. A database that a newer version made is left alone: it may hold what this one would misread.
+fn migrate<C, DB>(conn: &mut C, embedded: EmbeddedMigrations) -> Result<(), StoreError>
+where
+    C: MigrationHarness<DB>,
+    DB: diesel::backend::Backend,
+    EmbeddedMigrations: MigrationSource<DB>,
+{
     let failed = |error: Box<dyn std::error::Error + Send + Sync>| StoreError::Migration(error.to_string());
-    let Conn::Sqlite(conn) = conn else { return Err(StoreError::Unsupported) };
-    let known: Vec<Box<SqliteMigration>> = SQLITE_MIGRATIONS.migrations().map_err(failed)?;
+    let known = MigrationSource::<DB>::migrations(&embedded).map_err(failed)?;
     let known: Vec<String> = known.iter().map(|migration| migration.name().version().to_string()).collect();
     let applied = conn.applied_migrations().map_err(failed)?;
     if let Some(newer) = applied.iter().map(ToString::to_string).find(|version| !known.contains(version)) {
         return Err(StoreError::NewerSchema(newer));
     }
-    conn.run_pending_migrations(SQLITE_MIGRATIONS).map_err(failed)?;
+    conn.run_pending_migrations(embedded).map_err(failed)?;
     Ok(())
 }

@@ -39,6 +39,8 @@ type ClientRow = (String, String, Option<Vec<u8>>, Option<Vec<u8>>, Option<i64>,
 type ResourceRow = (String, Option<String>, String, Option<i64>, Option<String>, Option<String>, i64);
 type KeyRow = (String, String, String, Vec<u8>, i64, i64, Option<i64>);
 
+/// Counts a change. The first statement of what must not run beside another change: the counter's row is held until the
+/// transaction ends.
 pub(super) fn changed(conn: &mut Conn) -> Result<(), StoreError> {
     let counter = diesel::update(counters::table.find(REGISTRY)).set(counters::value.eq(counters::value + 1));
     on_backend!(conn, |c| counter.execute(c)).map_err(StoreError::operation("counting a change"))?;
@@ -250,6 +252,8 @@ impl Store {
     /// When the database cannot be written.
     pub async fn add_first_keys(&self, keys: Vec<SigningKey>) -> Result<(), StoreError> {
         self.write(move |conn| {
+            // Servers that start together look one after another.
+            touch(conn)?;
             for key in keys {
                 let same = signing_keys::table.filter(signing_keys::algorithm.eq(key.algorithm.as_str())).count();
                 let count: i64 = on_backend!(conn, |c| same.get_result(c))
@@ -277,6 +281,7 @@ impl Store {
         now: UnixTime,
     ) -> Result<(), StoreError> {
         self.write(move |conn| {
+            changed(conn)?;
             // A key that is to sign from later on has signed nothing yet, and would take over from this one again.
             let overtaken = signing_keys::table
                 .filter(signing_keys::algorithm.eq(successor.algorithm.as_str()))
@@ -296,8 +301,7 @@ impl Store {
                     append(conn, Target::Key(key_id), &Reason::KeyRevoked.by(Actor::Operator), now, now)?;
                 }
             }
-            insert_key(conn, &successor)?;
-            changed(conn)
+            insert_key(conn, &successor)
         })
         .await
     }
@@ -315,6 +319,7 @@ impl Store {
         now: UnixTime,
     ) -> Result<Option<i64>, StoreError> {
         self.write(move |conn| {
+            changed(conn)?;
             let delete = diesel::delete(signing_keys::table.find(&key_id));
             let rows =
                 on_backend!(conn, |c| delete.execute(c)).map_err(StoreError::operation("removing a signing key"))?;
@@ -325,7 +330,6 @@ impl Store {
                 insert_key(conn, successor)?;
             }
             let sequence = append(conn, Target::Key(&key_id), &cause, now, now)?;
-            changed(conn)?;
             Ok(Some(sequence))
         })
         .await

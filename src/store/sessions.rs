@@ -19,8 +19,8 @@ use super::flows::write_progress;
 use super::links::end_links;
 use super::revocations::{Actor, ISSUER, Reason, USER as OF_USER, spared};
 use super::schema::{revocations, sessions, users};
-use super::throttles::{forgive, wait};
-use super::users::{USER, UserRow};
+use super::throttles::{forgive, hold, let_go};
+use super::users::{USER, UserRow, hold_alone};
 use super::{Store, StoreError};
 
 /// A proven sign-in, to be stored with the step of the flow that it completes.
@@ -151,19 +151,16 @@ impl Store {
         self.write_and_wake(move |conn| {
             let failed = || StoreError::operation("storing a sign-in");
             let session = &new.session;
-            if let Some(until) = wait(conn, &new.buckets, now)? {
+            // The account before the counts, as everywhere, so that no two wait for each other.
+            let alive = hold_alone(conn, &session.user_id, &new.verified_hash)?;
+            if let Some(until) = hold(conn, &new.buckets, now)? {
                 return Ok(SignIn::Blocked(until));
             }
-            let alive = users::table
-                .find(session.user_id.as_str())
-                .filter(users::disabled_at.is_null())
-                .filter(users::password_hash.eq(&new.verified_hash));
-            let alive: Option<String> =
-                on_backend!(conn, |c| alive.select(users::user_id).first(c).optional()).map_err(failed())?;
-            if alive.is_none() {
+            if !alive {
                 return Ok(SignIn::Gone);
             }
             forgive(conn, &new.account)?;
+            let_go(conn, &new.buckets)?;
             let fields = (
                 sessions::cookie_digest.eq(new.cookie.as_bytes().as_slice()),
                 sessions::auth_time.eq(session.authentication.at.millis()),
@@ -218,7 +215,7 @@ impl Store {
     /// # Errors
     /// When the database cannot be written.
     pub async fn touch_session(&self, id: SessionId, address: String, now: UnixTime) -> Result<(), StoreError> {
-        self.write(move |conn| {
+        self.write_one(move |conn| {
             let update = diesel::update(sessions::table.find(id.as_str()))
                 .set((sessions::last_seen_at.eq(now.millis()), sessions::last_address.eq(address)));
             on_backend!(conn, |c| fixed(TouchSession, update).execute(c))

@@ -23,8 +23,11 @@ const BATCH: i64 = 200;
 /// Diesel cannot delete by a sub-select of the same table; the text is made of our own words and one number.
 fn sweep_table(conn: &mut Conn, table: &str, key: &str, end: &str, before: UnixTime) -> Result<usize, StoreError> {
     let before = before.millis();
-    let text =
-        format!("DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE {end} < {before} LIMIT {BATCH})");
+    // The end is looked at twice: a row that somebody gave another end meanwhile is judged anew, the list is not.
+    let text = format!(
+        "DELETE FROM {table} WHERE {end} < {before} \
+         AND {key} IN (SELECT {key} FROM {table} WHERE {end} < {before} LIMIT {BATCH})"
+    );
     on_backend!(conn, |c| sql_query(text).execute(c)).map_err(StoreError::operation("sweeping"))
 }
 
@@ -48,7 +51,7 @@ impl Store {
         ];
         let mut swept = 0;
         for (table, key, before) in tables {
-            swept += self.write(move |conn| sweep_table(conn, table, key, "expires_at", before)).await?;
+            swept += self.write_one(move |conn| sweep_table(conn, table, key, "expires_at", before)).await?;
         }
         // What is neither delivered nor given up waits for whoever delivers it.
         let settled = "(delivered_at IS NOT NULL OR given_up_at IS NOT NULL) AND expires_at";
@@ -71,7 +74,7 @@ impl Store {
     /// # Errors
     /// When the database cannot be written.
     pub async fn take_assertion_id(&self, id: Digest, expires_at: UnixTime) -> Result<bool, StoreError> {
-        self.write(move |conn| {
+        self.write_one(move |conn| {
             let row = (
                 assertion_ids::assertion_digest.eq(id.as_bytes().as_slice()),
                 assertion_ids::expires_at.eq(expires_at.millis()),

@@ -31,6 +31,36 @@ fn find(conn: &mut Conn, bucket: &Bucket, now: UnixTime) -> Result<Option<(i64, 
     on_backend!(conn, |c| query.first(c).optional()).map_err(StoreError::operation("reading a throttle"))
 }
 
+/// Takes the counts for this transaction alone, in one order, and says when the next guess may be made, if one of them
+/// must wait. A count that is not there yet is made, for what is not there cannot be held: guesses verified at the same
+/// time are judged one after another.
+pub(super) fn hold(conn: &mut Conn, buckets: &[Bucket], now: UnixTime) -> Result<Option<UnixTime>, StoreError> {
+    let mut keys: Vec<&str> = buckets.iter().map(|bucket| bucket.key.as_str()).collect();
+    keys.sort_unstable();
+    for key in keys {
+        let row = (
+            throttles::bucket.eq(key),
+            throttles::failures.eq(0),
+            throttles::retry_at.eq(0),
+            throttles::expires_at.eq(now.millis()),
+        );
+        let same = throttles::bucket.eq(excluded(throttles::bucket));
+        let hold =
+            diesel::insert_into(throttles::table).values(row).on_conflict(throttles::bucket).do_update().set(same);
+        on_backend!(conn, |c| hold.execute(c)).map_err(StoreError::operation("holding a throttle"))?;
+    }
+    wait(conn, buckets, now)
+}
+
+/// Takes away those among the held counts that count nothing.
+pub(super) fn let_go(conn: &mut Conn, buckets: &[Bucket]) -> Result<(), StoreError> {
+    let keys: Vec<&str> = buckets.iter().map(|bucket| bucket.key.as_str()).collect();
+    let empty = throttles::table.filter(throttles::bucket.eq_any(keys)).filter(throttles::failures.eq(0));
+    on_backend!(conn, |c| diesel::delete(empty).execute(c))
+        .map_err(StoreError::operation("letting go of throttles"))?;
+    Ok(())
+}
+
 /// When the next guess may be made, if one of these must wait.
 pub(super) fn wait(conn: &mut Conn, buckets: &[Bucket], now: UnixTime) -> Result<Option<UnixTime>, StoreError> {
     let mut latest = None;
@@ -54,7 +84,7 @@ impl Store {
     /// # Errors
     /// When the database cannot be written.
     pub async fn forget_failures(&self, account: Bucket) -> Result<(), StoreError> {
-        self.write(move |conn| forgive(conn, &account)).await
+        self.write_one(move |conn| forgive(conn, &account)).await
     }
 
     /// When the next guess may be made, if one of these must wait.
@@ -73,7 +103,7 @@ impl Store {
     pub async fn record_failure(&self, failure: Failure, now: UnixTime) -> Result<Option<UnixTime>, StoreError> {
         self.write(move |conn| {
             let Failure { buckets, account, origin } = failure;
-            if let Some(until) = wait(conn, &buckets, now)? {
+            if let Some(until) = hold(conn, &buckets, now)? {
                 return Ok(Some(until));
             }
             for bucket in buckets {

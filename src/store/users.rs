@@ -11,7 +11,7 @@ use crate::domain::throttle::Bucket;
 use crate::domain::user::{User, normal_email, normal_name};
 
 use super::activity::{NewActivity, note};
-use super::conn::{Conn, on_backend};
+use super::conn::{Conn, first_locked, first_shared, on_backend};
 use super::endings::end_everything_of;
 use super::links::end_links;
 use super::registry::Registered;
@@ -119,6 +119,23 @@ pub(super) fn insert_user(conn: &mut Conn, new: &NewUser, origin: &Origin) -> Re
         note(conn, &created, user.created_at)?;
     }
     Ok(rows == 1)
+}
+
+/// Keeps an account enabled until the transaction ends: who disables it, or ends what it has running, waits and then sees
+/// what this transaction made. False when it is disabled or gone. A transaction that will change the account itself takes
+/// [`hold_alone`], for two of these would wait for each other.
+pub(super) fn hold(conn: &mut Conn, user: &UserId) -> Result<bool, StoreError> {
+    let query = users::table.find(user.as_str()).filter(users::disabled_at.is_null()).select(users::user_id);
+    let row: Option<String> = first_shared!(conn, query).map_err(StoreError::operation("holding an account"))?;
+    Ok(row.is_some())
+}
+
+/// The same for one transaction alone, of an account whose password is still the one verified.
+pub(super) fn hold_alone(conn: &mut Conn, user: &UserId, verified_hash: &str) -> Result<bool, StoreError> {
+    let query = users::table.find(user.as_str()).filter(users::disabled_at.is_null()).select(users::password_hash);
+    let row: Option<Option<String>> =
+        first_locked!(conn, query).map_err(StoreError::operation("holding an account"))?;
+    Ok(row.is_some_and(|stored| stored.as_deref() == Some(verified_hash)))
 }
 
 impl Store {
@@ -339,9 +356,8 @@ impl Store {
         now: UnixTime,
     ) -> Result<Option<User>, StoreError> {
         self.write(move |conn| {
-            let row: Option<UserRow> =
-                on_backend!(conn, |c| users::table.find(id.as_str()).select(USER).first(c).optional())
-                    .map_err(StoreError::operation("reading claims"))?;
+            let row: Option<UserRow> = first_locked!(conn, users::table.find(id.as_str()).select(USER))
+                .map_err(StoreError::operation("reading claims"))?;
             let Some(mut user) = row.map(User::try_from).transpose()? else { return Ok(None) };
             for (name, value) in changes {
                 match (name.as_str(), &value) {

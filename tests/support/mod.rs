@@ -10,6 +10,7 @@ pub mod chromium;
 pub mod http;
 pub mod jose;
 pub mod mail;
+pub mod postgres;
 pub mod server;
 
 pub use app::{App, PASSWORD, VERIFIER, World, challenge, world};

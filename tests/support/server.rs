@@ -33,6 +33,10 @@ impl TestServer {
             ("COUNTERSIGN_LISTEN".to_owned(), listen.clone()),
             ("COUNTERSIGN_DATA_DIR".to_owned(), home.path().join("data").display().to_string()),
         ];
+        if super::postgres::on_postgres() && !env.iter().any(|(key, _)| *key == "COUNTERSIGN_DATABASE_URL") {
+            own.push(("COUNTERSIGN_DATABASE_URL".to_owned(), super::postgres::shared().database()));
+            own.push(("COUNTERSIGN_DATABASE__CONNECTIONS".to_owned(), "8".to_owned()));
+        }
         for (key, value) in env {
             own.retain(|(other, _)| other != key);
             own.push(((*key).to_owned(), (*value).to_owned()));

@@ -192,6 +192,7 @@ async fn run(config: Config) -> Result<(), AppError> {
     if let Some(mailer) = mailer {
         actix_web::rt::spawn(delivery::mail::send_mail(Arc::clone(&ctx), mailer));
     }
+    actix_web::rt::spawn(delivery::deliver_logouts(Arc::clone(&ctx)));
     actix_web::rt::spawn(delivery::keep_time(Arc::clone(&ctx)));
     let operator = ctx.config.metrics_listen.map(|address| serve_operator(&ctx, address)).transpose()?;
 

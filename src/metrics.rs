@@ -74,6 +74,7 @@ pub struct Metrics {
     latency: Family<Route, Histogram, fn() -> Histogram>,
     tokens: Family<Grant, Counter>,
     sign_ins: Family<Outcome, Counter>,
+    logout_deliveries: Family<Outcome, Counter>,
     store_queue: Gauge,
     password_queue: Gauge,
     registry_version: Gauge,
@@ -94,12 +95,14 @@ impl Default for Metrics {
         let sign_ins = Family::<Outcome, Counter>::default();
         let deliveries = Family::<Delivery, Gauge>::default();
         registry.register("deliveries", "Logout tokens and mails in the database by state", deliveries.clone());
+        let logout_deliveries = Family::<Outcome, Counter>::default();
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "Which version runs", build);
         registry.register("http_requests", "Answered requests", requests.clone());
         registry.register("http_request_duration_seconds", "From request to answer", latency.clone());
         registry.register("tokens_issued", "Successful token requests by grant type", tokens.clone());
         registry.register("sign_ins", "Sign-in attempts by outcome", sign_ins.clone());
+        registry.register("logout_deliveries", "Tries to deliver logout tokens by outcome", logout_deliveries.clone());
         let mut gauge = |name: &str, help: &str| {
             let gauge = Gauge::default();
             registry.register(name, help, gauge.clone());
@@ -124,6 +127,7 @@ impl Default for Metrics {
             latency,
             tokens,
             sign_ins,
+            logout_deliveries,
             registry,
         }
     }
@@ -142,6 +146,11 @@ impl Metrics {
 
     pub fn sign_in(&self, outcome: &'static str) {
         self.sign_ins.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// "delivered", "failed" or "given_up".
+    pub fn logout_delivery(&self, outcome: &'static str) {
+        self.logout_deliveries.get_or_create(&Outcome { outcome }).inc();
     }
 
     /// The registry is as new as `now`.

@@ -39,6 +39,8 @@ pub enum OutboundError {
 #[derive(Clone)]
 pub struct Outbound {
     client: reqwest::Client,
+    /// Keeps no connection: with many receivers each kept one would be an open file.
+    notifier: reqwest::Client,
     fence: Fence,
 }
 
@@ -53,23 +55,26 @@ impl Outbound {
     /// When the extra CA file does not read.
     pub fn new(config: &OutboundConfig) -> Result<Self, OutboundError> {
         let fence = Fence { allow: config.allow.clone().into(), allow_private: config.allow_private };
-        let mut builder = reqwest::Client::builder()
-            .timeout(TIMEOUT)
-            .connect_timeout(TIMEOUT)
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            .no_proxy()
-            .pool_idle_timeout(Duration::from_secs(30))
-            .pool_max_idle_per_host(2)
-            .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")))
-            .dns_resolver(Arc::new(FencedResolver(fence.clone())));
-        if let Some(path) = &config.ca_file {
-            let pem = std::fs::read(path).map_err(OutboundError::CaFile)?;
-            for certificate in reqwest::Certificate::from_pem_bundle(&pem).map_err(OutboundError::Build)? {
-                builder = builder.add_root_certificate(certificate);
+        let pem = config.ca_file.as_ref().map(std::fs::read).transpose().map_err(OutboundError::CaFile)?;
+        let build = |kept: usize| {
+            let mut builder = reqwest::Client::builder()
+                .timeout(TIMEOUT)
+                .connect_timeout(TIMEOUT)
+                .redirect(reqwest::redirect::Policy::none())
+                .referer(false)
+                .no_proxy()
+                .pool_idle_timeout(Duration::from_secs(30))
+                .pool_max_idle_per_host(kept)
+                .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")))
+                .dns_resolver(Arc::new(FencedResolver(fence.clone())));
+            if let Some(pem) = &pem {
+                for certificate in reqwest::Certificate::from_pem_bundle(pem).map_err(OutboundError::Build)? {
+                    builder = builder.add_root_certificate(certificate);
+                }
             }
-        }
-        Ok(Self { client: builder.build().map_err(OutboundError::Build)?, fence })
+            builder.build().map_err(OutboundError::Build)
+        };
+        Ok(Self { client: build(2)?, notifier: build(0)?, fence })
     }
 
     /// Fetches a JSON document.
@@ -98,6 +103,19 @@ impl Outbound {
             return Err(OutboundError::Status(response.status().as_u16()));
         }
         Ok(String::from_utf8_lossy(&bounded(response, MAX_TEXT).await?).into_owned())
+    }
+
+    /// Posts a form; the status of the answer. Its body is not read, however long it would be: the connection ends with it.
+    ///
+    /// # Errors
+    /// When the address is not allowed, or no answer comes in time.
+    pub async fn post_form(&self, address: &Url, fields: &[(&str, &str)]) -> Result<u16, OutboundError> {
+        self.fence.check(address)?;
+        let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+        let request = self.notifier.post(address.clone()).body(body);
+        let request = request.header("content-type", "application/x-www-form-urlencoded");
+        let response = request.send().await.map_err(OutboundError::Request)?;
+        Ok(response.status().as_u16())
     }
 
     /// Sends a request that was prepared elsewhere; status, headers and body of the answer come back as they are.

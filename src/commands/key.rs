@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::anyhow;
 use clap::Subcommand;
 use countersign::app::open_sealing_key;
 use countersign::clock::UnixTime;
@@ -10,6 +11,7 @@ use countersign::crypto::keyring::{Keyring, generate};
 use countersign::domain::key::SigningKey;
 use countersign::domain::resource::Resource;
 use countersign::protocol::jose::SigningAlgorithm;
+use countersign::store::{Actor, Reason};
 use serde_json::{Value, json};
 
 use super::Context;
@@ -153,6 +155,22 @@ async fn rotate(
         ctx.store.rotate_key(key, retire_at, ctx.now).await?;
     }
     print(&table(["NEW KID", "ALGORITHM", "SIGNS FROM", "OLD PUBLISHED UNTIL"], made))
+}
+
+/// Removes one key with all that it signed; another one signs in its place at once, where none does. The number of the entry in
+/// the log.
+pub async fn revoke(ctx: &Context, kid: &str) -> anyhow::Result<i64> {
+    let keys = ctx.store.registry().await?.keys;
+    let unknown = || anyhow!("there is no key {kid}; `countersign key list` shows them all");
+    let key = keys.iter().find(|key| key.key_id == kid).ok_or_else(unknown)?;
+    let sealing = open_sealing_key(&ctx.config, &ctx.store).await?;
+    // A key sealed by another key than the server's would keep the server from starting: see that it opens the others.
+    Keyring::load(keys.clone(), &sealing, Duration::ZERO, ctx.now)?;
+    let others = |other: &&SigningKey| other.key_id != kid && other.algorithm == key.algorithm;
+    let replaced = keys.iter().filter(others).any(|other| other.signs_at(ctx.now));
+    let successor = if replaced { None } else { Some(generate(key.algorithm, &sealing, ctx.now, ctx.now)?) };
+    let cause = Reason::KeyRevoked.by(Actor::Operator);
+    ctx.store.revoke_key(kid.to_owned(), successor, cause, ctx.now).await?.ok_or_else(unknown)
 }
 
 /// How long a token signed in a key's last moment lives.

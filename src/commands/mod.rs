@@ -18,8 +18,11 @@ macro_rules! manual {
 mod client;
 mod import;
 mod key;
+mod logout_delivery;
 mod members;
 mod resource;
+mod revoke;
+mod session;
 mod terminal;
 mod user;
 
@@ -94,6 +97,27 @@ enum Command {
     /// Show and rotate the keys that sign tokens
     #[command(subcommand)]
     Key(key::KeyCommand),
+    /// End sessions, grants and tokens at once
+    ///
+    /// Name what is to end; all below it ends with it. Sessions end in the browser, refresh tokens at the token endpoint,
+    /// access tokens at introspection and `UserInfo`, at once and for good; applications with a `backchannel_logout_uri`
+    /// are told. People can sign in again. Resource servers that check access tokens without asking us believe them until
+    /// they expire.
+    ///
+    /// With --issued-before only what was issued before an instant ends, and what that has given since. A session's end
+    /// leaves alone what was given with `offline_access`; --user, --client and --all end that too.
+    #[command(after_long_help = manual!(
+        prints "what has ended, and the number of the entry in the log of revocations",
+        example "countersign revoke --user alice --dry-run\n  countersign revoke --user alice --wait\n  \
+                 countersign revoke --all --issued-before 2026-11-24T12:00:00Z"
+    ))]
+    Revoke(revoke::RevokeCommand),
+    /// Show who is signed in
+    #[command(subcommand)]
+    Session(session::SessionCommand),
+    /// Show which applications were told of sign-outs, and tell them again
+    #[command(subcommand)]
+    LogoutDelivery(logout_delivery::LogoutDeliveryCommand),
     /// Look after the database
     #[command(subcommand)]
     Db(DbCommand),
@@ -154,6 +178,9 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::User(command)) => with_store(config, command.creates(), |ctx| command.run(ctx)),
         Some(Command::Client(command)) => with_store(config, command.creates(), |ctx| command.run(ctx)),
         Some(Command::Resource(command)) => with_store(config, command.creates(), |ctx| command.run(ctx)),
+        Some(Command::Revoke(command)) => with_store(config, false, |ctx| command.run(ctx)),
+        Some(Command::Session(command)) => with_store(config, false, |ctx| command.run(ctx)),
+        Some(Command::LogoutDelivery(command)) => with_store(config, false, |ctx| command.run(ctx)),
         Some(Command::Key(command)) => with_store(config, false, |ctx| command.run(ctx)),
         Some(Command::Db(DbCommand::Migrate)) => {
             app::open_store(&config)?;

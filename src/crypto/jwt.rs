@@ -18,6 +18,8 @@ pub enum TokenType {
     AccessToken,
     /// ID tokens and signed `UserInfo` answers.
     Jwt,
+    /// OpenID Connect Back-Channel Logout 1.0 section 2.4.
+    Logout,
 }
 
 impl TokenType {
@@ -26,6 +28,7 @@ impl TokenType {
         match self {
             Self::AccessToken => "at+jwt",
             Self::Jwt => "JWT",
+            Self::Logout => "logout+jwt",
         }
     }
 }

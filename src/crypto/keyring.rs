@@ -26,6 +26,7 @@ struct LoadedKey {
     verifier: Box<dyn JwsVerifier>,
     access_token_header: String,
     jwt_header: String,
+    logout_header: String,
 }
 
 /// Every key that signs, will sign or has signed something that still lives.
@@ -105,6 +106,7 @@ impl Keyring {
                 verifier: verifier(record.algorithm, &jwk)?,
                 access_token_header: encoded_header(record.algorithm, TokenType::AccessToken, &record.key_id),
                 jwt_header: encoded_header(record.algorithm, TokenType::Jwt, &record.key_id),
+                logout_header: encoded_header(record.algorithm, TokenType::Logout, &record.key_id),
                 record,
             });
         }
@@ -134,6 +136,7 @@ impl Keyring {
         let header = match token_type {
             TokenType::AccessToken => &key.access_token_header,
             TokenType::Jwt => &key.jwt_header,
+            TokenType::Logout => &key.logout_header,
         };
         sign(algorithm, &*key.signer, header, claims)
     }

@@ -2,10 +2,14 @@
 
 pub mod mail;
 
+mod backchannel;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::flow::Context;
+
+pub use backchannel::deliver_logouts;
 
 /// A change by a command or another node is seen within this.
 const WATCH_EVERY: Duration = Duration::from_millis(500);

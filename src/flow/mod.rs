@@ -3,6 +3,7 @@
 pub mod access_token;
 pub mod account;
 pub mod authorize;
+pub mod backchannel;
 pub mod client;
 pub mod consent;
 pub mod email_change;

@@ -39,6 +39,8 @@ pub fn metadata<'a>(issuer: &str, resource_scopes: impl Iterator<Item = &'a str>
         "end_session_endpoint": at("/logout"),
         "frontchannel_logout_supported": true,
         "frontchannel_logout_session_supported": true,
+        "backchannel_logout_supported": true,
+        "backchannel_logout_session_supported": true,
         "jwks_uri": at("/jwks"),
         "scopes_supported": scopes,
         "response_types_supported": ["code"],

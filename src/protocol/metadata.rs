@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use url::Url;
 
 use super::client_auth::AuthMethod;
 use super::error::OAuthError;
@@ -94,6 +95,12 @@ pub struct ClientMetadata {
     pub id_token_signed_response_alg: SigningAlgorithm,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub userinfo_signed_response_alg: Option<SigningAlgorithm>,
+    /// Where this client is told of sign-outs, OpenID Connect Back-Channel Logout 1.0 section 2.2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backchannel_logout_uri: Option<String>,
+    /// Taken note of; every logout token of ours has `sid`.
+    #[serde(default)]
+    pub backchannel_logout_session_required: bool,
     /// Seconds, OpenID Connect Registration section 2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_max_age: Option<u32>,
@@ -207,6 +214,18 @@ impl ClientMetadata {
         }
         self.check_authentication()?;
         self.check_texts()?;
+        if let Some(uri) = &self.backchannel_logout_uri {
+            // Absolute and without a fragment (section 2.2). Http reaches as far as this machine, for development.
+            let uri = RedirectUri::parse(uri).map_err(|error| {
+                invalid(format!(
+                    "`backchannel_logout_uri`: {}",
+                    error.description.replace("redirect URI", "logout URI")
+                ))
+            })?;
+            if uri.origin().is_none() {
+                return Err(invalid("`backchannel_logout_uri` must be an https address."));
+            }
+        }
         if self.access_token_signing_alg == SigningAlgorithm::Ps256 {
             return Err(invalid("`access_token_signing_alg` must be ES256, RS256 or EdDSA."));
         }
@@ -276,6 +295,13 @@ impl ClientMetadata {
             }
         }
         Ok(())
+    }
+
+    /// Host and port of `backchannel_logout_uri`.
+    #[must_use]
+    pub fn logout_destination(&self) -> Option<String> {
+        let uri = Url::parse(self.backchannel_logout_uri.as_deref()?).ok()?;
+        Some(format!("{}:{}", uri.host()?, uri.port_or_known_default()?))
     }
 
     #[must_use]

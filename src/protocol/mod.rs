@@ -9,6 +9,7 @@ pub mod discovery;
 pub mod error;
 pub mod jose;
 pub mod logout;
+pub mod logout_token;
 pub mod metadata;
 pub mod params;
 pub mod pkce;

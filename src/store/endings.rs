@@ -107,7 +107,8 @@ fn enter_each(conn: &mut Conn, select: &str, cause: &Cause, bounds: &Bounds<'_>)
 }
 
 /// Queues a logout token for each client that was given tokens in a session that was just ended and wants to be told
-/// (Back-Channel Logout 1.0 section 2.3). Their names are made by the database's generator, because one statement writes them all.
+/// (Back-Channel Logout 1.0 section 2.3). A session ends once, so it is told once, also where another one ended in the same
+/// millisecond. Their names are made by the database's generator, because one statement writes them all.
 fn queue_logouts(
     conn: &mut Conn,
     column: &str,
@@ -126,7 +127,8 @@ fn queue_logouts(
          FROM sessions JOIN session_clients ON session_clients.session_id = sessions.session_id \
          JOIN clients ON clients.client_id = session_clients.client_id \
          WHERE {column} = $2 AND sessions.session_id <> $3 AND sessions.created_at < $4 AND sessions.ended_at = $1 \
-         AND clients.logout_destination IS NOT NULL"
+         AND clients.logout_destination IS NOT NULL AND NOT EXISTS (SELECT 1 FROM outbox AS told \
+         WHERE told.session_id = sessions.session_id AND told.subject = clients.client_id)"
     );
     let query = sql_query(numbered(conn, &text))
         .bind::<BigInt, _>(bounds.now)

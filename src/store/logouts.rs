@@ -7,7 +7,7 @@ use crate::domain::ids::{ClientId, SessionId};
 
 use super::conn::on_backend;
 use super::outbox::OutboxKind;
-use super::schema::{outbox, session_clients};
+use super::schema::outbox;
 use super::{Store, StoreError};
 
 /// What is shown at once.
@@ -170,22 +170,6 @@ impl Store {
             let given_up = undelivered().filter(outbox::given_up_at.is_not_null());
             let given_up: i64 = on_backend!(conn, |c| given_up.get_result(c)).map_err(failed())?;
             Ok((open, given_up))
-        })
-        .await
-    }
-
-    /// The clients that were given tokens in a session.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub async fn list_session_clients(&self, session: SessionId) -> Result<Vec<ClientId>, StoreError> {
-        self.read(move |conn| {
-            let query = session_clients::table
-                .filter(session_clients::session_id.eq(session.as_str()))
-                .select(session_clients::client_id);
-            let ids: Vec<String> =
-                on_backend!(conn, |c| query.load(c)).map_err(StoreError::operation("listing a session's clients"))?;
-            Ok(ids.into_iter().map(ClientId::from_stored).collect())
         })
         .await
     }

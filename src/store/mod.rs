@@ -53,7 +53,7 @@ pub use logouts::{Deliveries, DeliveryState, LogoutDelivery};
 pub use outbox::{Lease, NewOutboxItem, OutboxItem, OutboxKind};
 pub use registry::{Registered, RegistryRows};
 pub use revocations::{Actor, Cause, Reason};
-pub use sessions::{NewSession, SignIn};
+pub use sessions::{ListedSession, NewSession, SignIn};
 pub use sign_outs::{Delivery, NewSignOut, SignOut};
 pub use throttles::Failure;
 pub use users::{Credential, NewUser};

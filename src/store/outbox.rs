@@ -1,6 +1,7 @@
 //! Side effects that wait for their delivery: written in the transaction of the fact that asks for them, delivered at least
 //! once, each under one name for all its tries, so that who receives it can drop a double.
 
+use diesel::dsl::exists;
 use diesel::prelude::*;
 use tokio::sync::watch;
 
@@ -168,6 +169,24 @@ impl Store {
                 .select(outbox::destination)
                 .distinct();
             on_backend!(conn, |c| due.load(c)).map_err(StoreError::operation("looking for deliveries"))
+        })
+        .await
+    }
+
+    /// Whether something of a kind is due at a destination.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn is_due(&self, kind: OutboxKind, destination: String, now: UnixTime) -> Result<bool, StoreError> {
+        self.read(move |conn| {
+            let due = outbox::table
+                .filter(outbox::kind.eq(kind.as_str()))
+                .filter(outbox::destination.eq(destination))
+                .filter(outbox::delivered_at.is_null())
+                .filter(outbox::given_up_at.is_null())
+                .filter(outbox::next_at.le(now.millis()));
+            on_backend!(conn, |c| diesel::select(exists(due)).get_result(c))
+                .map_err(StoreError::operation("looking for deliveries"))
         })
         .await
     }

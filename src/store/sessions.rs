@@ -44,6 +44,55 @@ pub struct NewSession {
     pub progress: Progress,
 }
 
+/// What is shown at once.
+const MOST_LISTED: i64 = 1000;
+
+/// A living session as an operator sees it.
+#[derive(Clone, Debug)]
+pub struct ListedSession {
+    pub id: SessionId,
+    pub username: String,
+    pub created_at: UnixTime,
+    pub last_seen_at: UnixTime,
+    pub expires_at: UnixTime,
+    pub address: String,
+    pub user_agent: String,
+}
+
+type ListedRow = (String, String, i64, i64, i64, String, String);
+
+const LISTED: (
+    sessions::session_id,
+    users::username,
+    sessions::created_at,
+    sessions::last_seen_at,
+    sessions::expires_at,
+    sessions::last_address,
+    sessions::user_agent,
+) = (
+    sessions::session_id,
+    users::username,
+    sessions::created_at,
+    sessions::last_seen_at,
+    sessions::expires_at,
+    sessions::last_address,
+    sessions::user_agent,
+);
+
+impl From<ListedRow> for ListedSession {
+    fn from((id, username, created_at, last_seen_at, expires_at, address, user_agent): ListedRow) -> Self {
+        Self {
+            id: SessionId::from_stored(id),
+            username,
+            created_at: UnixTime::from_millis(created_at),
+            last_seen_at: UnixTime::from_millis(last_seen_at),
+            expires_at: UnixTime::from_millis(expires_at),
+            address,
+            user_agent,
+        }
+    }
+}
+
 /// What storing a sign-in led to.
 #[derive(Debug, PartialEq, Eq)]
 pub enum SignIn {
@@ -221,6 +270,37 @@ impl Store {
             on_backend!(conn, |c| fixed(TouchSession, update).execute(c))
                 .map_err(StoreError::operation("touching a session"))?;
             Ok(())
+        })
+        .await
+    }
+
+    /// Sessions that live, of one person or of all, the newest first and a thousand at most; and whether there are more.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn list_sessions(
+        &self,
+        user: Option<UserId>,
+        idle_since: UnixTime,
+        now: UnixTime,
+    ) -> Result<(Vec<ListedSession>, bool), StoreError> {
+        self.read(move |conn| {
+            let rows: Vec<ListedRow> = on_backend!(conn, |c| {
+                let mut query = sessions::table
+                    .inner_join(users::table.on(users::user_id.eq(sessions::user_id)))
+                    .filter(sessions::ended_at.is_null())
+                    .filter(sessions::expires_at.gt(now.millis()))
+                    .filter(sessions::last_seen_at.gt(idle_since.millis()).or(sessions::is_kept))
+                    .into_boxed();
+                if let Some(user) = &user {
+                    query = query.filter(sessions::user_id.eq(user.as_str()));
+                }
+                query.order(sessions::created_at.desc()).limit(MOST_LISTED + 1).select(LISTED).load(c)
+            })
+            .map_err(StoreError::operation("listing sessions"))?;
+            let most = usize::try_from(MOST_LISTED).unwrap_or(usize::MAX);
+            let more = rows.len() > most;
+            Ok((rows.into_iter().take(most).map(ListedSession::from).collect(), more))
         })
         .await
     }

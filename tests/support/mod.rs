@@ -11,6 +11,7 @@ pub mod http;
 pub mod jose;
 pub mod mail;
 pub mod postgres;
+pub mod receiver;
 pub mod server;
 
 pub use app::{App, PASSWORD, VERIFIER, World, challenge, world};

@@ -1,0 +1,173 @@
+//! `revoke`: ends sessions, grants and tokens at once, at the highest thing that is to end.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use anyhow::{anyhow, bail, ensure};
+use clap::{ArgGroup, Args};
+use countersign::clock::UnixTime;
+use countersign::crypto::opaque::{GrantSecret, REFRESH_TOKEN_PREFIX};
+use countersign::domain::ids::{ClientId, GrantId, SessionId, UserId, issued_at};
+use countersign::protocol::jose::UnverifiedJws;
+use countersign::store::{Ended, Ending};
+
+use super::terminal::{fields, note, print};
+use super::{Context, key};
+
+/// How long --wait waits for receivers.
+const LONGEST_WAIT: Duration = Duration::from_mins(1);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+#[derive(Args)]
+#[command(group(ArgGroup::new("what").required(true)))]
+pub struct RevokeCommand {
+    /// All that a person has running: the user's name, or the identifier (`sub`)
+    #[arg(long, group = "what", value_name = "USER")]
+    user: Option<String>,
+    /// All that an application was given, for people and for itself
+    #[arg(long, group = "what", value_name = "CLIENT_ID")]
+    client: Option<String>,
+    /// One browser's sign-in (`sid`; `countersign session list` shows them)
+    #[arg(long, group = "what", value_name = "SESSION")]
+    session: Option<String>,
+    /// What one authorization gave: its refresh tokens and access tokens
+    #[arg(long, group = "what", value_name = "GRANT")]
+    grant: Option<String>,
+    /// One access token, by its `jti`; or a whole token, a refresh token with its grant
+    #[arg(long, group = "what", value_name = "TOKEN")]
+    token: Option<String>,
+    /// A signing key that is in the wrong hands, with all that it signed (`countersign key list` shows them)
+    #[arg(long, group = "what", value_name = "KID")]
+    key: Option<String>,
+    /// Everything that this server ever gave to anybody
+    #[arg(long, group = "what")]
+    all: bool,
+    /// Only what was issued before this instant (2026-11-24T12:00:00Z), and what that has given since
+    #[arg(long, value_name = "INSTANT", value_parser = instant, conflicts_with_all = ["token", "key"])]
+    issued_before: Option<UnixTime>,
+    /// Say what would end, and end nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Wait until the applications have been told, for a minute at most
+    #[arg(long, conflicts_with = "dry_run")]
+    wait: bool,
+}
+
+fn instant(text: &str) -> Result<UnixTime, String> {
+    let at = humantime::parse_rfc3339_weak(text).ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    let millis = at.and_then(|since| i64::try_from(since.as_millis()).ok());
+    millis.map(UnixTime::from_millis).ok_or_else(|| "write a UTC time such as 2026-11-24T12:00:00Z".to_owned())
+}
+
+impl RevokeCommand {
+    pub async fn run(self, ctx: Context) -> anyhow::Result<()> {
+        if let Some(kid) = &self.key {
+            return revoke_key(&ctx, kid, self.dry_run).await;
+        }
+        if self.issued_before.is_some_and(|before| before > ctx.now) {
+            bail!("--issued-before lies in the future; what has not been issued yet cannot end");
+        }
+        let (what, ending) = self.ending(&ctx).await?;
+        let ended = ctx.store.end(ending.clone(), self.issued_before, self.dry_run, ctx.now).await?;
+        let Some(sequence) = ended.sequence else {
+            return print(&format!("Nothing of {what} is left to end."));
+        };
+        if self.dry_run {
+            return print(&format!("Would end {what}; nothing has been changed.\n{}", counts(&ended)));
+        }
+        print(&format!("Ended {what}.\n{}\nlog sequence       {sequence}", counts(&ended)))?;
+        if self.wait { wait(&ctx, sequence, ended.told).await } else { Ok(()) }
+    }
+
+    /// What is meant, in words and for the store.
+    async fn ending(&self, ctx: &Context) -> anyhow::Result<(String, Ending)> {
+        if let Some(name) = &self.user {
+            let by_name = ctx.store.find_user_by_name(name).await?;
+            let found = match by_name {
+                Some(user) => Some(user),
+                None => ctx.store.find_user(UserId::from_stored(name.as_str())).await?,
+            };
+            let user =
+                found.ok_or_else(|| anyhow!("there is no user {name}; `countersign user list` shows them all"))?;
+            return Ok((format!("user {}", user.username), Ending::User(user.id)));
+        }
+        if let Some(id) = &self.client {
+            let known = ctx.store.registry().await?.clients.iter().any(|client| client.id.as_str() == id);
+            ensure!(known, "there is no client {id}; `countersign client list` shows them all");
+            return Ok((format!("client {id}"), Ending::Client(ClientId::from_stored(id.as_str()))));
+        }
+        if let Some(id) = &self.session {
+            return Ok((format!("session {id}"), Ending::Session(SessionId::from_stored(id.as_str()))));
+        }
+        if let Some(id) = &self.grant {
+            return Ok((format!("grant {id}"), Ending::Grant(GrantId::from_stored(id.as_str()))));
+        }
+        if let Some(token) = &self.token {
+            return self.token(ctx, token.trim()).await;
+        }
+        Ok(("everything".to_owned(), Ending::All))
+    }
+
+    async fn token(&self, ctx: &Context, token: &str) -> anyhow::Result<(String, Ending)> {
+        if let Some(secret) = GrantSecret::parse(REFRESH_TOKEN_PREFIX, token) {
+            let (grant, _) =
+                ctx.store.find_grant(&secret, ctx.now).await?.ok_or_else(|| anyhow!("no such refresh token"))?;
+            return Ok((format!("grant {}", grant.id), Ending::Grant(grant.id)));
+        }
+        let jti = match UnverifiedJws::parse(token) {
+            // Of whatever signature: it only says which token is meant.
+            Some(jws) => jws.claim_str("jti").map(str::to_owned),
+            None => Some(token.to_owned()),
+        };
+        let jti = jti.filter(|jti| issued_at(jti).is_some());
+        let jti =
+            jti.ok_or_else(|| anyhow!("this is neither the `jti` of an access token nor a token of this server"))?;
+        Ok((format!("access token {jti}"), Ending::Token(jti)))
+    }
+}
+
+fn counts(ended: &Ended) -> String {
+    fields(&[
+        ("sessions", ended.sessions.to_string()),
+        ("grants", ended.grants.to_string()),
+        ("applications told", ended.told.to_string()),
+    ])
+}
+
+async fn revoke_key(ctx: &Context, kid: &str, dry_run: bool) -> anyhow::Result<()> {
+    if dry_run {
+        ensure!(
+            ctx.store.registry().await?.keys.iter().any(|key| key.key_id == kid),
+            "there is no key {kid}; `countersign key list` shows them all"
+        );
+        return print(&format!("Would remove key {kid} and end all that it signed; nothing has been changed."));
+    }
+    let sequence = key::revoke(ctx, kid).await?;
+    print(&format!("Removed key {kid}; all that it signed has ended.\nlog sequence       {sequence}"))
+}
+
+/// Waits for the running server, which delivers.
+async fn wait(ctx: &Context, sequence: i64, told: usize) -> anyhow::Result<()> {
+    let looks = LONGEST_WAIT.as_millis() / LOOK_EVERY.as_millis();
+    let mut announced = false;
+    for look in 0..looks {
+        let (open, given_up) = ctx.store.open_logout_deliveries(sequence).await?;
+        if open == 0 {
+            ensure!(given_up == 0, "{given_up} of {told} applications could not be told");
+            return print(if told == 0 {
+                "No application had to be told."
+            } else {
+                "All applications have been told."
+            });
+        }
+        if look >= 10 && !announced {
+            note(&format!("waiting for {open} of {told} applications"));
+            announced = true;
+        }
+        actix_web::rt::time::sleep(LOOK_EVERY).await;
+    }
+    let (open, _) = ctx.store.open_logout_deliveries(sequence).await?;
+    bail!(
+        "all has ended here, but {open} of {told} applications have not been told within a minute; a running server goes on \
+         trying for a day; `countersign logout-delivery list` says why"
+    )
+}

@@ -1,0 +1,526 @@
+//! The log of revocations: what is judged by it, who writes it, and what a command ends.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use countersign::clock::UnixTime;
+use countersign::config::DatabaseUrl;
+use countersign::crypto::opaque::{Digest, FlowId, GrantSecret, SessionSecret};
+use countersign::domain::activity::Origin;
+use countersign::domain::client::Client;
+use countersign::domain::flow::Progress;
+use countersign::domain::grant::{Grant, GrantDetails};
+use countersign::domain::ids::{ClientId, GrantId, SessionId, UserId, uuid_v7};
+use countersign::domain::session::{Authentication, Session};
+use countersign::domain::throttle::Bucket;
+use countersign::domain::user::User;
+use countersign::protocol::metadata::ClientMetadata;
+use countersign::protocol::scope::Scope;
+use countersign::store::{Actor, Ending, Exchange, NewGrant, NewSession, NewUser, PersonsToken, Reason, SignIn, Store};
+use proptest::prelude::*;
+use serde_json::json;
+use support::{World, claims, wait_for};
+
+const DAY: Duration = Duration::from_hours(24);
+
+/// A database with two people and two clients.
+struct Ground {
+    store: Store,
+    people: Vec<UserId>,
+    clients: Vec<ClientId>,
+    _folder: tempfile::TempDir,
+}
+
+/// What was given at one instant: a session, a grant in it, an access token of that grant.
+struct Given {
+    person: usize,
+    client: usize,
+    at: UnixTime,
+    offline: bool,
+    session: SessionId,
+    cookie: Digest,
+    grant: GrantId,
+    refresh: GrantSecret,
+    /// Whether it was given at all: a rule may have been there before.
+    was_given: bool,
+}
+
+impl Ground {
+    async fn new(at: UnixTime) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&DatabaseUrl::Sqlite(folder.path().join("test.db"))).unwrap();
+        let mut ground = Self { store, people: Vec::new(), clients: Vec::new(), _folder: folder };
+        for name in ["ada", "eve"] {
+            let id = UserId::random();
+            let user = User {
+                id: id.clone(),
+                username: name.to_owned(),
+                email: None,
+                email_verified: false,
+                is_admin: false,
+                claims: serde_json::Map::new(),
+                disabled_at: None,
+                created_at: at,
+                updated_at: at,
+                has_second_factor: false,
+            };
+            ground.store.create_user(NewUser { user, password_hash: Some("x".to_owned()) }).await.unwrap();
+            ground.people.push(id);
+            let metadata = json!({"redirect_uris": ["https://a.example/cb"], "grant_types": ["authorization_code", "refresh_token"],
+                "backchannel_logout_uri": "https://a.example:8443/logout"});
+            let metadata = ClientMetadata::parse(metadata.as_object().unwrap()).unwrap();
+            let client = ClientId::random();
+            ground.store.create_client(Client::new(client.clone(), metadata, None, at)).await.unwrap();
+            ground.clients.push(client);
+        }
+        ground
+    }
+
+    async fn give(&self, person: usize, client: usize, offline: bool, at: UnixTime) -> Given {
+        let authentication = Authentication { at, acr: "a".into(), amr: "pwd".into() };
+        let (session, cookie) = (SessionId::random(), SessionSecret::mint().unwrap().digest());
+        let account = Bucket::account("nobody", None);
+        let new = NewSession {
+            session: Session {
+                id: session.clone(),
+                user_id: self.people[person].clone(),
+                authentication: authentication.clone(),
+                proven_at: at,
+                last_seen_at: at,
+                expires_at: at.plus(DAY),
+                is_kept: false,
+                auth_address: String::new(),
+            },
+            cookie,
+            origin: Origin::default(),
+            continues: false,
+            replaces: None,
+            verified_hash: "x".into(),
+            rehashed: None,
+            account: account.clone(),
+            buckets: vec![account],
+            flow: FlowId::mint().unwrap().digest(),
+            progress: Progress::default(),
+        };
+        assert_eq!(self.store.sign_in(new, at).await.unwrap(), SignIn::Done);
+        let code = GrantSecret::mint().unwrap();
+        let refresh = GrantSecret::mint().unwrap().with_handle_of(&code);
+        let (grant, binding) = (GrantId::new(at), Digest::of(b"binding"));
+        let scope = Scope::parse(if offline { "openid offline_access" } else { "openid" }).unwrap();
+        let new = NewGrant {
+            handle: code.handle_digest(),
+            code: code.digest(),
+            code_binding: binding,
+            code_expires_at: at.plus(Duration::from_mins(1)),
+            flow: None,
+            grant: Grant {
+                id: grant.clone(),
+                client_id: self.clients[client].clone(),
+                user_id: self.people[person].clone(),
+                session_id: session.clone(),
+                scope,
+                details: GrantDetails::default(),
+                authentication,
+                created_at: at,
+            },
+        };
+        let mut was_given = self.store.create_grant(new).await.unwrap();
+        if was_given {
+            let first = Some((refresh.digest(), at.plus(DAY)));
+            let spent =
+                self.store.exchange_code(code, binding, self.clients[client].clone(), first, at.plus(DAY), at).await;
+            was_given = matches!(spent.unwrap(), Exchange::Exchanged(_));
+        }
+        Given { person, client, at, offline, session, cookie, grant, refresh, was_given }
+    }
+
+    async fn token_lives(&self, given: &Given, issued_at: UnixTime, now: UnixTime) -> bool {
+        let token = PersonsToken { grant: given.grant.clone(), jti: uuid_v7(issued_at), issued_at };
+        self.store.token_state(token, now).await.unwrap().is_some_and(|state| state.living)
+    }
+
+    async fn refreshes(&self, given: &Given, now: UnixTime) -> bool {
+        self.store.find_grant(&given.refresh, now).await.unwrap().is_some_and(|(_, living)| living)
+    }
+
+    async fn is_signed_in(&self, given: &Given, now: UnixTime) -> bool {
+        self.store.find_session(given.cookie, now.minus(DAY), now).await.unwrap().is_some()
+    }
+
+    async fn sequence(&self) -> i64 {
+        self.store.revocation_sequence().await.unwrap()
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Happening {
+    Given {
+        person: usize,
+        client: usize,
+        offline: bool,
+        at: i64,
+    },
+    /// A rule of everything issued before an instant: 0 the issuer, 1 a person, 2 a client, 3 a session given before.
+    Rule {
+        level: usize,
+        which: usize,
+        before: i64,
+    },
+}
+
+/// The moments of one case; rules are given at the end of them.
+const SPAN: i64 = 12;
+
+fn happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        (0..2_usize, 0..2_usize, any::<bool>(), 0..SPAN).prop_map(|(person, client, offline, at)| Happening::Given {
+            person,
+            client,
+            offline,
+            at
+        }),
+        (0..4_usize, 0..8_usize, 0..=SPAN).prop_map(|(level, which, before)| Happening::Rule { level, which, before }),
+    ]
+}
+
+#[test]
+fn s34_a_token_is_accepted_exactly_when_it_was_issued_at_or_after_the_latest_rule_that_matches() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let start = UnixTime::from_seconds(1_700_000_000);
+    let ground = runtime.block_on(Ground::new(start));
+    let case = std::cell::Cell::new(0_i64);
+    let config = ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() };
+    proptest!(config, |(happenings in prop::collection::vec(happening(), 2..14))| {
+        // Rules of the issuer reach back and never forward, so each case has a time of its own, after those before.
+        case.set(case.get() + 1);
+        let base = start.plus(Duration::from_secs(10 * case.get().unsigned_abs()));
+        let at = |offset: i64| UnixTime::from_millis(base.millis() + offset);
+        let now = at(SPAN);
+        runtime.block_on(async {
+            let mut all: Vec<Given> = Vec::new();
+            // Everything that was asked to end, as (what, before).
+            let mut rules: Vec<(Ending, i64)> = Vec::new();
+            for happening in &happenings {
+                match *happening {
+                    Happening::Given { person, client, offline, at: offset } => {
+                        all.push(ground.give(person, client, offline, at(offset)).await);
+                    }
+                    Happening::Rule { level, which, before } => {
+                        let ending = match level {
+                            0 => Ending::All,
+                            1 => Ending::User(ground.people[which % 2].clone()),
+                            2 => Ending::Client(ground.clients[which % 2].clone()),
+                            _ if all.is_empty() => continue,
+                            _ => Ending::Session(all[which % all.len()].session.clone()),
+                        };
+                        ground.store.end(ending.clone(), Some(at(before)), false, now).await.unwrap();
+                        rules.push((ending, before));
+                    }
+                }
+            }
+            for given in &all {
+                let latest = |matches: &dyn Fn(&Ending) -> bool| {
+                    rules.iter().filter(|(ending, _)| matches(ending)).map(|(_, before)| at(*before)).max()
+                };
+                let stands = |matches: &dyn Fn(&Ending) -> bool| latest(matches).is_none_or(|before| given.at >= before);
+                let person = Ending::User(ground.people[given.person].clone());
+                let client = Ending::Client(ground.clients[given.client].clone());
+                let session = Ending::Session(given.session.clone());
+                let above = |ending: &Ending| *ending == Ending::All || *ending == person;
+                let token = stands(&|ending| above(ending) || *ending == client || *ending == session);
+                assert_eq!(ground.token_lives(given, given.at, now).await, token, "the token of {:?}", given.at);
+                let offline = given.offline;
+                let refresh = stands(&|e| above(e) || *e == client || (!offline && *e == session));
+                assert_eq!(ground.refreshes(given, now).await, refresh, "the refresh token of {:?}", given.at);
+                let signed_in = stands(&|ending| above(ending) || *ending == session);
+                assert_eq!(ground.is_signed_in(given, now).await, signed_in, "the session of {:?}", given.at);
+                assert!(given.was_given || !token);
+            }
+            // A client's own tokens hang on nothing but the log.
+            for client in &ground.clients {
+                for offset in 0..SPAN {
+                    let own = Ending::Client(client.clone());
+                    let before = rules.iter().filter(|(e, _)| *e == Ending::All || *e == own).map(|(_, b)| *b).max();
+                    let issued_at = at(offset);
+                    let spared =
+                        ground.store.is_client_token_spared(client.clone(), uuid_v7(issued_at), issued_at).await.unwrap();
+                    assert_eq!(spared, before.is_none_or(|before| offset >= before), "{offset} {before:?}");
+                }
+            }
+        });
+    });
+}
+
+#[actix_web::test]
+async fn what_began_before_an_instant_ends_with_what_it_gave_after_it() {
+    let start = UnixTime::from_seconds(1_700_000_000);
+    let ground = Ground::new(start).await;
+    let later = start.plus(Duration::from_hours(1));
+    let stolen = ground.give(0, 0, true, start).await;
+    let own = ground.give(0, 0, true, later).await;
+    let before = start.plus(Duration::from_mins(30));
+    let now = start.plus(Duration::from_hours(2));
+    let rehearsed = ground.store.end(Ending::User(ground.people[0].clone()), Some(before), true, now).await.unwrap();
+    assert_eq!((rehearsed.sessions, rehearsed.grants, rehearsed.told), (1, 1, 1));
+    assert!(
+        ground.token_lives(&stolen, start, now).await && ground.sequence().await == 0,
+        "a rehearsal changes nothing"
+    );
+    let ended = ground.store.end(Ending::User(ground.people[0].clone()), Some(before), false, now).await.unwrap();
+    assert_eq!((ended.sessions, ended.grants, ended.told), (1, 1, 1));
+    // The thief refreshed after that instant: what they were given hangs on what began before it.
+    assert!(!ground.token_lives(&stolen, later, now).await && !ground.refreshes(&stolen, now).await);
+    assert!(ground.token_lives(&own, later, now).await && ground.refreshes(&own, now).await);
+    assert_eq!(ground.sequence().await, 3, "the rule, and an entry for the session and for the grant");
+}
+
+#[actix_web::test]
+async fn s26_access_tokens_end_with_their_session_and_offline_grants_go_on() {
+    let start = UnixTime::from_seconds(1_700_000_000);
+    let ground = Ground::new(start).await;
+    let (bound, offline) = (ground.give(0, 0, false, start).await, ground.give(0, 1, true, start).await);
+    let now = start.plus(Duration::from_mins(1));
+    for given in [&bound, &offline] {
+        assert!(ground.store.end_session(given.cookie, Origin::default(), None, now).await.unwrap());
+        assert!(!ground.token_lives(given, start, now).await);
+    }
+    assert!(!ground.refreshes(&bound, now).await);
+    // Back-Channel Logout 2.7: the grant lives, and what it gives from now on.
+    assert!(ground.refreshes(&offline, now).await && ground.token_lives(&offline, now, now).await);
+}
+
+#[actix_web::test]
+async fn a_person_ends_their_own_sessions_and_nobody_elses() {
+    let start = UnixTime::from_seconds(1_700_000_000);
+    let ground = Ground::new(start).await;
+    let (first, second, third) = (
+        ground.give(0, 0, false, start).await,
+        ground.give(0, 0, true, start).await,
+        ground.give(0, 1, false, start).await,
+    );
+    let foreign = ground.give(1, 0, false, start).await;
+    let now = start.plus(Duration::from_mins(1));
+    let (ada, eve) = (ground.people[0].clone(), ground.people[1].clone());
+    let end_one = |person, session: &SessionId| {
+        ground.store.end_session_by_owner(person, session.clone(), Origin::default(), now)
+    };
+    assert!(!end_one(eve, &first.session).await.unwrap(), "not hers");
+    assert!(end_one(ada.clone(), &first.session).await.unwrap());
+    assert!(!end_one(ada.clone(), &first.session).await.unwrap(), "it has ended");
+    let ended = ground.store.end_other_sessions(ada, third.session.clone(), Origin::default(), now).await.unwrap();
+    assert_eq!((ended.sessions, ended.grants, ended.told), (1, 0, 1));
+    assert!(!ground.is_signed_in(&second, now).await && ground.refreshes(&second, now).await, "offline goes on");
+    assert!(ground.is_signed_in(&third, now).await && ground.token_lives(&third, start, now).await);
+    assert!(ground.is_signed_in(&foreign, now).await);
+}
+
+/// Operations that end something, and so must write an entry.
+const ENDS: &[&str] = &[
+    "delete_client",
+    "delete_user",
+    "end",
+    "end_other_sessions",
+    "end_session",
+    "end_session_by_owner",
+    "exchange_code",
+    "reset_password",
+    "revoke_access_token",
+    "revoke_consent",
+    "revoke_grant",
+    "revoke_key",
+    "rotate_client_secret",
+    "rotate_key",
+    "rotate_refresh_token",
+    "set_own_password",
+    "set_password",
+    "set_user_disabled",
+    "sign_in",
+];
+
+/// Operations that end nothing that a token, a session or a grant hangs on.
+const SPARES: &[&str] = &[
+    "accept_instant",
+    "add_first_keys",
+    "check_writable",
+    "complete_flow",
+    "confirm_email",
+    "create_client",
+    "create_flow",
+    "create_grant",
+    "create_link",
+    "create_resource",
+    "create_user",
+    "delete_resource",
+    "forget_failures",
+    "give_up_expired",
+    "import_users",
+    "lease_outbox",
+    "note_activity",
+    "outbox_delivered",
+    "outbox_failed",
+    "outbox_given_up",
+    "record_consent",
+    "record_failure",
+    "record_progress",
+    "register",
+    "remember_instant",
+    "request_by_mail",
+    "retry_logout_deliveries",
+    "set_claims",
+    "set_email",
+    "sweep",
+    "take_assertion_id",
+    "touch_session",
+    "wait_at_most",
+];
+
+/// What writes an entry, directly or at the end of the way.
+const WRITERS: &[&str] = &[
+    "append(",
+    "revoke(",
+    "end(",
+    "end_everything_of(",
+    "end_others(",
+    "end_one_session(",
+    "end_by_operator(",
+    "end_token(",
+];
+
+#[test]
+fn s111_every_operation_of_the_store_that_ends_something_writes_into_the_log() {
+    let mut found = BTreeSet::new();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store");
+    for file in std::fs::read_dir(folder).unwrap() {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap_or_default();
+        for operation in text.split("pub async fn ").skip(1) {
+            let name = operation.split(['(', '<']).next().unwrap();
+            let body = operation.split("\n    }\n").next().unwrap();
+            if !body.contains("self.write") {
+                continue;
+            }
+            found.insert(name.to_owned());
+            let ends = ENDS.contains(&name);
+            assert!(ends || SPARES.contains(&name), "{name}: does it end something? Add it to ENDS or to SPARES here");
+            let writes = WRITERS.iter().any(|writer| {
+                body.match_indices(writer)
+                    .any(|(at, _)| !body[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_'))
+            });
+            assert_eq!(ends, writes, "{name} ends something: {ends}; writes an entry: {writes}");
+        }
+    }
+    assert!(ENDS.iter().all(|name| found.contains(*name)), "an operation of ENDS is gone: {found:?}");
+}
+
+#[actix_web::test]
+async fn s111_what_ends_leaves_an_entry_and_what_ended_before_leaves_none() {
+    let start = UnixTime::from_seconds(1_700_000_000);
+    let ground = Ground::new(start).await;
+    let (store, ada, client) = (&ground.store, &ground.people[0], &ground.clients[0]);
+    let now = start.plus(Duration::from_secs(1));
+    let cause = || Reason::RevokedByClient.by(Actor::Client(client.clone()));
+    let mut last = 0;
+    macro_rules! expect {
+        ($entries:expr, $what:literal) => {
+            let sequence = ground.sequence().await;
+            assert_eq!(sequence - last, $entries, $what);
+            #[allow(unused_assignments)]
+            {
+                last = sequence;
+            }
+        };
+    }
+    let given = ground.give(0, 0, true, start).await;
+    expect!(0, "giving");
+    let jti = uuid_v7(start);
+    for entries in [1, 0] {
+        store.revoke_access_token(jti.clone(), cause(), now).await.unwrap();
+        expect!(entries, "a token");
+    }
+    for entries in [1, 0] {
+        store.revoke_grant(given.grant.clone(), cause(), now).await.unwrap();
+        expect!(entries, "a grant");
+    }
+    for entries in [1, 0] {
+        store.end_session(given.cookie, Origin::default(), None, now).await.unwrap();
+        expect!(entries, "a session");
+    }
+    store.set_password(ada.clone(), "x".into(), false, now).await.unwrap();
+    expect!(1, "a new password");
+    store.set_user_disabled(ada.clone(), true, now).await.unwrap();
+    expect!(1, "a disabled account");
+    store.set_user_disabled(ada.clone(), false, now).await.unwrap();
+    expect!(0, "an enabled one");
+    store.rotate_client_secret(client.clone(), Digest::of(b"new"), now, now).await.unwrap();
+    expect!(1, "a new secret");
+    for ending in [Ending::All, Ending::User(ada.clone()), Ending::Client(client.clone())] {
+        store.end(ending, None, false, now).await.unwrap();
+        expect!(1, "an operator's command");
+    }
+    store.delete_client(client.clone(), now).await.unwrap();
+    expect!(1, "a deleted client");
+}
+
+#[test]
+fn s32_the_operator_ends_a_stolen_account_with_one_command_and_sees_it_done() {
+    let w = World::new(&[]);
+    let (browser, machine) = (w.browser(), w.machine.post("/token", &[("grant_type", "client_credentials")]).ok());
+    let machine = machine["access_token"].as_str().unwrap();
+    let bound = w.web.tokens(&browser, "openid");
+    let offline = w.web.tokens(&browser, "openid offline_access");
+    assert!(w.web.is_active(bound.access()) && w.web.is_active(offline.access()) && w.machine.is_active(machine));
+    let said = w.server.cli_ok(&["revoke", "--user", "ada", "--dry-run"], "");
+    assert!(said.contains("Would end user ada") && said.contains("nothing has been changed"), "{said}");
+    assert!(w.web.is_active(bound.access()));
+    let listed = w.server.cli_ok(&["session", "list", "--user", "ada"], "");
+    assert_eq!(listed.lines().count(), 2, "{listed}");
+    let said = w.server.cli_ok(&["revoke", "--user", "ada"], "");
+    assert!(said.contains("log sequence"), "{said}");
+    for tokens in [&bound, &offline] {
+        assert!(!w.web.is_active(tokens.access()));
+        assert_eq!(w.web.userinfo(tokens.access()).status, 401);
+        w.web.refresh(tokens.refresh()).refused(400, "invalid_grant");
+    }
+    browser.open(w.web.request().url()).is("login-page");
+    assert_eq!(w.server.cli_ok(&["session", "list"], "").lines().count(), 1);
+    // Signing in again works at once.
+    let again = w.web.tokens(&browser, "openid offline_access");
+    let sid = claims(again.id())["sid"].as_str().unwrap().to_owned();
+    w.server.cli_ok(&["revoke", "--token", again.access()], "");
+    assert!(!w.web.is_active(again.access()));
+    let next = support::app::Tokens(w.web.refresh(again.refresh()).ok());
+    assert!(w.web.is_active(next.access()));
+    w.server.cli_ok(&["revoke", "--session", &sid], "");
+    assert!(!w.web.is_active(next.access()));
+    assert!(!w.server.cli_ok(&["revoke", "--token", next.refresh()], "").contains("Nothing"));
+    w.web.refresh(next.refresh()).refused(400, "invalid_grant");
+    // A client's own tokens end with their client's rule, and with their key.
+    w.server.cli_ok(&["revoke", "--client", &w.machine.id], "");
+    assert!(!w.machine.is_active(machine));
+    let token = w.machine.post("/token", &[("grant_type", "client_credentials")]).text("access_token");
+    assert!(w.machine.is_active(&token), "issued after the rule");
+    let kid = support::header(&token)["kid"].as_str().unwrap().to_owned();
+    w.server.cli_ok(&["revoke", "--key", &kid], "");
+    wait_for("the key's end", || (!w.machine.is_active(&token)).then_some(()));
+    assert!(!w.jwks().to_string().contains(&kid));
+    let token = w.machine.post("/token", &[("grant_type", "client_credentials")]).text("access_token");
+    assert!(w.machine.is_active(&token), "another key signs in its place");
+    w.server.cli_ok(&["revoke", "--all"], "");
+    assert!(!w.machine.is_active(&token));
+    for wrong in [
+        &["revoke"][..],
+        &["revoke", "--all", "--user", "ada"],
+        &["revoke", "--all", "--issued-before", "2999-01-01T00:00:00Z"],
+        &["revoke", "--user", "nobody"],
+        &["revoke", "--client", "client_x"],
+        &["revoke", "--key", "x"],
+        &["revoke", "--token", "x"],
+        &["logout-delivery", "retry"],
+        &["logout-delivery", "retry", "x"],
+    ] {
+        assert!(!w.server.cli(wrong, "").status.success(), "{wrong:?}");
+    }
+}

@@ -148,7 +148,7 @@ impl Metrics {
         self.sign_ins.get_or_create(&Outcome { outcome }).inc();
     }
 
-    /// "delivered", "failed" or "given_up".
+    /// A logout token was `delivered`, `failed` to arrive for now, or was `given_up`.
     pub fn logout_delivery(&self, outcome: &'static str) {
         self.logout_deliveries.get_or_create(&Outcome { outcome }).inc();
     }

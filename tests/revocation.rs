@@ -46,7 +46,7 @@ struct Given {
     grant: GrantId,
     refresh: GrantSecret,
     /// Whether it was given at all: a rule may have been there before.
-    was_given: bool,
+    exists: bool,
 }
 
 impl Ground {
@@ -128,14 +128,14 @@ impl Ground {
                 created_at: at,
             },
         };
-        let mut was_given = self.store.create_grant(new).await.unwrap();
-        if was_given {
+        let mut exists = self.store.create_grant(new).await.unwrap();
+        if exists {
             let first = Some((refresh.digest(), at.plus(DAY)));
             let spent =
                 self.store.exchange_code(code, binding, self.clients[client].clone(), first, at.plus(DAY), at).await;
-            was_given = matches!(spent.unwrap(), Exchange::Exchanged(_));
+            exists = matches!(spent.unwrap(), Exchange::Exchanged(_));
         }
-        Given { person, client, at, offline, session, cookie, grant, refresh, was_given }
+        Given { person, client, at, offline, session, cookie, grant, refresh, exists }
     }
 
     async fn token_lives(&self, given: &Given, issued_at: UnixTime, now: UnixTime) -> bool {
@@ -152,7 +152,7 @@ impl Ground {
     }
 
     async fn sequence(&self) -> i64 {
-        self.store.revocation_sequence().await.unwrap()
+        self.store.figures().await.unwrap().revocation_sequence
     }
 }
 
@@ -238,7 +238,7 @@ fn s34_a_token_is_accepted_exactly_when_it_was_issued_at_or_after_the_latest_rul
                 assert_eq!(ground.refreshes(given, now).await, refresh, "the refresh token of {:?}", given.at);
                 let signed_in = stands(&|ending| above(ending) || *ending == session);
                 assert_eq!(ground.is_signed_in(given, now).await, signed_in, "the session of {:?}", given.at);
-                assert!(given.was_given || !token);
+                assert!(given.exists || !token);
             }
             // A client's own tokens hang on nothing but the log.
             for client in &ground.clients {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use base64::Engine as _;
@@ -123,6 +124,32 @@ impl Browser {
             form = Some(fields.finish());
         }
         bail!("the flow does not end; last target {target}")
+    }
+
+    /// Signs out by the page that asks; the time that the answer to the person's word took.
+    pub async fn sign_out(&mut self, endpoint: Endpoint) -> Result<Duration> {
+        let (host, issuer) = (endpoint.host(), endpoint.issuer());
+        let mut connection = Connection::new(endpoint.address);
+        let mut request = Vec::new();
+        let cookies = self.cookie_header();
+        write_get(&mut request, &host, "/logout", &cookies);
+        let answer = connection.exchange(&request).await?;
+        answer.expect(200)?;
+        let page = std::str::from_utf8(answer.body)?;
+        let csrf = hidden_value(page, "csrf").context("no csrf input on the page that asks")?;
+        let form = form_urlencoded::Serializer::new(String::new())
+            .append_pair("csrf", csrf)
+            .append_pair("decision", "logout")
+            .finish();
+        let headers = format!("Origin: {issuer}\r\nSec-Fetch-Site: same-origin\r\n{cookies}");
+        write_post(&mut request, &host, "/logout/confirm", &headers, &form);
+        let start = Instant::now();
+        let answer = connection.exchange(&request).await?;
+        let took = start.elapsed();
+        if !matches!(answer.status, 200 | 303) {
+            answer.expect(200)?;
+        }
+        Ok(took)
     }
 
     fn keep(&mut self, set_cookie: &str) {

@@ -6,6 +6,7 @@ mod browser;
 mod drive;
 mod floor;
 mod http;
+mod logout;
 mod operations;
 mod process;
 mod report;
@@ -88,6 +89,7 @@ enum Part {
     SignIn,
     Storm,
     Scale,
+    Logout,
 }
 
 /// Accounts the load is spread over, so that no account's row or counter becomes the measure.
@@ -215,6 +217,9 @@ impl Bench {
         }
         if self.options.only.contains(&Part::Scale) {
             self.scale().await?;
+        }
+        if self.options.only.contains(&Part::Logout) {
+            self.logout().await?;
         }
         Ok(())
     }
@@ -458,6 +463,88 @@ impl Bench {
             }
         }
         Ok(())
+    }
+
+    /// Sign-out whatever the receivers do, how soon they know, and ending many at once.
+    async fn logout(&mut self) -> Result<()> {
+        let database = self.installation.data().join("countersign.db");
+        let receivers = logout::Receivers::start().await?;
+        let mut stage = logout::Stage::open(&database)?;
+        stage.clients(&self.web.id, &receivers)?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Report::section("Signing out");
+
+        let few = || (0..logout::FEW).chain([logout::RECEIVERS, logout::RECEIVERS + 1]);
+        let (mut answered, mut told) = (Vec::new(), Vec::new());
+        for turn in 0..100 {
+            let mut browser = self.signed_in(turn).await?;
+            stage.newest_session_gave(few())?;
+            receivers.arrivals.clear();
+            let start = Instant::now();
+            answered.push(browser.sign_out(self.installation.endpoint).await?);
+            told.extend(receivers.arrivals.wait(logout::FEW, start, Duration::from_secs(10)).await?);
+        }
+        let [answer, arrival] = [&mut answered, &mut told].map(|spans| {
+            spans.sort_unstable();
+            millis(spans.get(spans.len() * 99 / 100).copied().unwrap_or_default())
+        });
+        let shown = |span: f64| format!("{span:.1} ms");
+        let bound = Some(("50 ms", answer / 50.0));
+        self.report.figure("sign-out beside a slow and a dead receiver, p99 of 100", &shown(answer), bound);
+        self.report.figure("from there to a receiver, p99 of 300", &shown(arrival), Some(("1000 ms", arrival / 1e3)));
+
+        let mut browser = self.signed_in(0).await?;
+        stage.newest_session_gave(0..logout::RECEIVERS + 2)?;
+        receivers.arrivals.clear();
+        let start = Instant::now();
+        let answer = millis(browser.sign_out(self.installation.endpoint).await?);
+        let spans = receivers.arrivals.wait(logout::RECEIVERS, start, Duration::from_mins(1)).await?;
+        let last = millis(spans.last().copied().unwrap_or_default());
+        self.report.figure("sign-out of a session with 1000 receivers", &shown(answer), Some(("50 ms", answer / 50.0)));
+        self.report.figure("all 1000 told", &shown(last), Some(("5000 ms", last / 5e3)));
+
+        let (host, token) = (self.host(), self.access_tokens.take().context("no access tokens")?);
+        let again = Tokens::One(token);
+        let before = self.drive(self.span(), || Introspect::new(&host, &self.web, &again)).await?;
+        stage.entries(logout::ENTRIES)?;
+        let after = self.drive(self.span(), || Introspect::new(&host, &self.web, &again)).await?;
+        let (then, now) = (before.cpu_micros(), after.cpu_micros());
+        let measured = format!("{then:.1} us -> {now:.1} us");
+        let bound = Some(("1.1 x", now / then / 1.1));
+        self.report.figure("introspection, without and with a million entries", &measured, bound);
+
+        self.signed_in(0).await?;
+        let columns = stage.columns("sessions")?;
+        stage.sessions(logout::SESSIONS, &columns)?;
+        let (server_before, _) = self.server.memory()?;
+        self.server.forget_peak()?;
+        receivers.arrivals.clear();
+        let (least, _) = self.installation.run_weighed(&["session", "list", "--user", &user_name(0)]).await?;
+        let start = Instant::now();
+        let (peak, took) = self.installation.run_weighed(&["revoke", "--all"]).await?;
+        let (took, grown) = (millis(took), peak.saturating_sub(least));
+        self.report.figure("10000 sessions ended by one command", &shown(took), Some(("2000 ms", took / 2e3)));
+        self.report.figure("what it grew by", &mib(grown), Some(("32 MiB", grown as f64 / f64::from(32 << 20))));
+        receivers.arrivals.wait(logout::SESSIONS, start, Duration::from_mins(5)).await?;
+        let (_, server_peak) = self.server.memory()?;
+        let grown = server_peak.saturating_sub(server_before);
+        self.report.figure("their 10000 receivers told", &shown(millis(start.elapsed())), None);
+        self.report.figure(
+            "what the server grew by",
+            &mib(grown),
+            Some(("32 MiB", grown as f64 / f64::from(32 << 20))),
+        );
+        Ok(())
+    }
+
+    async fn signed_in(&self, turn: usize) -> Result<Browser> {
+        let mut browser = Browser::default();
+        let mut connection = Connection::new(self.installation.endpoint.address);
+        let user = user_name(turn % USERS);
+        match browser.sign_in(self.installation.endpoint, &mut connection, &self.web, &user).await? {
+            SignIn::Code(_) => Ok(browser),
+            SignIn::Refused { status, .. } => bail!("{user} cannot sign in: {status}"),
+        }
     }
 
     async fn storm(&mut self) -> Result<()> {

@@ -58,18 +58,23 @@ impl Process {
 
     /// Resident memory in bytes now, and the most there has been since the last `forget_peak`.
     pub fn memory(&self) -> Result<(u64, u64)> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let field = |name: &str| -> Result<u64> {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)).context("/proc/PID/status")?;
-            let kib: u64 = line.split_whitespace().next().context("VmRSS")?.parse()?;
-            Ok(kib * 1024)
-        };
-        Ok((field("VmRSS:")?, field("VmHWM:")?))
+        memory(self.child.id())
     }
 
     pub fn forget_peak(&self) -> Result<()> {
         fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5").context("clear_refs")
     }
+}
+
+/// Resident memory of a process in bytes: now, and at most.
+pub fn memory(process: u32) -> Result<(u64, u64)> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let field = |name: &str| -> Result<u64> {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).context("/proc/PID/status")?;
+        let kib: u64 = line.split_whitespace().next().context("VmRSS")?.parse()?;
+        Ok(kib * 1024)
+    };
+    Ok((field("VmRSS:")?, field("VmHWM:")?))
 }
 
 impl Drop for Process {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::http::{Connection, basic, json_string, write_post};
-use crate::process::{Process, free_address};
+use crate::process::{Process, free_address, memory};
 
 pub const REDIRECT_URI: &str = "https://rp.example/callback";
 pub const PASSWORD: &str = "an ordinary long passphrase";
@@ -66,6 +66,8 @@ impl Installation {
             .env("COUNTERSIGN_ISSUER", self.endpoint.issuer())
             .env("COUNTERSIGN_LISTEN", self.endpoint.host())
             .env("COUNTERSIGN_DATA_DIR", self.data())
+            // For receivers of logout tokens on this machine.
+            .env("COUNTERSIGN_OUTBOUND__ALLOW_PRIVATE", "true")
             .env_remove("COUNTERSIGN_DATABASE_URL");
         command
     }
@@ -102,6 +104,24 @@ impl Installation {
             bail!("{arguments:?} failed: {}", String::from_utf8_lossy(&output.stderr));
         }
         Ok(output.stdout)
+    }
+
+    /// Runs a command; its peak of resident memory in bytes, and the time it took.
+    pub async fn run_weighed(&self, arguments: &[&str]) -> Result<(u64, Duration)> {
+        let started = Instant::now();
+        let mut child = self.command().args(arguments).stdout(Stdio::null()).spawn()?;
+        let mut peak = 0;
+        loop {
+            if let Some(status) = child.try_wait()? {
+                if !status.success() {
+                    bail!("{arguments:?} failed");
+                }
+                return Ok((peak, started.elapsed()));
+            }
+            // Gone between the two looks: what was seen before stands.
+            peak = memory(child.id()).map_or(peak, |(_, most)| most.max(peak));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     pub fn create_user(&self, name: &str) -> Result<()> {

@@ -177,6 +177,7 @@ async fn run(config: Config) -> Result<(), AppError> {
         sealing,
         outbound,
         metrics: Metrics::default(),
+        node: uuid::Uuid::new_v4().to_string(),
         stopping: AtomicBool::new(false),
     });
     let mailer = ctx.config.mail.as_ref().map(|mail| delivery::mail::Mailer::new(&ctx, mail)).transpose()?;
@@ -221,6 +222,12 @@ async fn run(config: Config) -> Result<(), AppError> {
     // The last to go, so that an operator sees the end.
     if let Some(operator) = operator {
         operator.stop(false).await;
+    }
+    if let Err(error) = ctx.store.release_leases(ctx.node.clone(), ctx.now()).await {
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "deliveries under way were not handed back; they are when their lease ends"
+        );
     }
     if let Err(error) = ctx.store.remember_instant(ctx.now()).await {
         tracing::warn!(error = &error as &dyn std::error::Error, "the time of the end was not remembered");

@@ -1,5 +1,6 @@
 //! What an operator has to work with: metrics, logs, health, and a server that leaves politely.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+#![allow(clippy::disallowed_methods, reason = "a test has a clock of its own")]
 
 mod support;
 
@@ -264,4 +265,30 @@ fn s110_traces_name_requests_and_transactions_and_hold_nothing_of_strangers() {
     for secret in [&*code, &*refresh, &*access, PASSWORD, "what-a-stranger-sent", "ada", &w.web.id] {
         assert!(!holds(secret), "{secret}");
     }
+}
+
+#[test]
+fn what_was_leased_is_handed_back_at_the_end() {
+    use diesel::connection::SimpleConnection as _;
+    use diesel::prelude::*;
+    // A mail server that takes connections and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("smtp://{}", silent.local_addr().unwrap());
+    let w = World::new(&[("COUNTERSIGN_MAIL__URL", &url), ("COUNTERSIGN_MAIL__FROM", "no-reply@example.com")]);
+    let browser = w.browser();
+    let page = browser.open(w.server.url("/password/forgot"));
+    browser.press(&page, "forgot-submit", &[("email", "ada@example.com")]).is("forgot-sent-page");
+    let (_held, _) = silent.accept().unwrap();
+    let path = w.server.data_dir().join("countersign.db");
+    let mut database = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
+    database.batch_execute("PRAGMA busy_timeout = 5000").unwrap();
+    let mut count = |condition: &str| -> i64 {
+        let text = format!("SELECT COUNT(*) FROM outbox WHERE delivered_at IS NULL AND {condition}");
+        diesel::dsl::sql::<diesel::sql_types::BigInt>(&text).get_result(&mut database).unwrap()
+    };
+    assert_eq!(count("leased_by IS NOT NULL"), 1);
+    w.server.stop();
+    assert_eq!(count("leased_by IS NOT NULL"), 0);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
+    assert_eq!(count(&format!("next_at <= {now}")), 1, "somebody else may try at once");
 }

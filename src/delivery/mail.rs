@@ -69,8 +69,6 @@ pub struct Mailer {
     from: Mailbox,
     /// What the names of messages end in.
     host: String,
-    /// Who holds a lease.
-    node: String,
 }
 
 impl Mailer {
@@ -98,7 +96,7 @@ impl Mailer {
                 Route::Smtp(smtp.build())
             }
         };
-        Ok(Self { route, from: config.from.clone(), host, node: uuid::Uuid::new_v4().to_string() })
+        Ok(Self { route, from: config.from.clone(), host })
     }
 
     /// Sends a mail; `name` is the same at each try.
@@ -210,7 +208,7 @@ async fn send_due(ctx: &Context, mailer: &Mailer) -> Result<usize, StoreError> {
         kind: OutboxKind::Mail,
         destination: String::new(),
         limit: AT_ONCE,
-        node: mailer.node.clone(),
+        node: ctx.node.clone(),
         until: now.plus(LEASE),
     };
     let items = ctx.store.lease_outbox(lease, now).await?;

@@ -59,6 +59,8 @@ pub struct Context {
     pub registry: ArcSwap<Registry>,
     pub remote_keys: RemoteKeys,
     pub metrics: Metrics,
+    /// What this process calls itself where it leases something.
+    pub node: String,
     /// Told to stop: what runs is finished, and nobody should be sent here any more.
     pub stopping: AtomicBool,
 }

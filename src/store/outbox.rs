@@ -228,6 +228,21 @@ impl Store {
         .await
     }
 
+    /// Hands back what this node has leased, for others to try at once. What was under way may arrive twice, under one name.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn release_leases(&self, node: String, now: UnixTime) -> Result<(), StoreError> {
+        self.write(move |conn| {
+            let own = outbox::table.filter(outbox::leased_by.eq(node)).filter(outbox::delivered_at.is_null());
+            let update =
+                diesel::update(own).set((outbox::next_at.eq(now.millis()), outbox::leased_by.eq(None::<String>)));
+            on_backend!(conn, |c| update.execute(c)).map_err(StoreError::operation("handing deliveries back"))?;
+            Ok(())
+        })
+        .await
+    }
+
     /// # Errors
     /// When the database cannot be written.
     pub async fn outbox_delivered(&self, id: String, now: UnixTime) -> Result<(), StoreError> {

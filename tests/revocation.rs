@@ -32,6 +32,7 @@ struct Ground {
     store: Store,
     people: Vec<UserId>,
     clients: Vec<ClientId>,
+    database: String,
     _folder: tempfile::TempDir,
 }
 
@@ -52,8 +53,9 @@ struct Given {
 impl Ground {
     async fn new(at: UnixTime) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&DatabaseUrl::Sqlite(folder.path().join("test.db"))).unwrap();
-        let mut ground = Self { store, people: Vec::new(), clients: Vec::new(), _folder: folder };
+        let database = support::postgres::database(folder.path());
+        let store = Store::open(&DatabaseUrl::parse(&database).unwrap()).unwrap();
+        let mut ground = Self { store, people: Vec::new(), clients: Vec::new(), database, _folder: folder };
         for name in ["ada", "eve"] {
             let id = UserId::random();
             let user = User {
@@ -154,6 +156,64 @@ impl Ground {
     async fn sequence(&self) -> i64 {
         self.store.figures().await.unwrap().revocation_sequence
     }
+}
+
+#[derive(diesel::QueryableByName)]
+struct Entry {
+    #[diesel(sql_type = diesel::sql_types::BigInt)]
+    sequence: i64,
+}
+
+/// The numbers in the log as another connection sees them.
+fn sequences(database: &str) -> Vec<i64> {
+    use diesel::{Connection as _, RunQueryDsl as _};
+    let query = diesel::sql_query("SELECT sequence FROM revocations ORDER BY sequence");
+    let entries: Vec<Entry> = if support::postgres::on_postgres() {
+        query.load(&mut diesel::PgConnection::establish(database).unwrap()).unwrap()
+    } else {
+        let path = database.strip_prefix("sqlite://").unwrap();
+        query.load(&mut diesel::SqliteConnection::establish(path).unwrap()).unwrap()
+    };
+    entries.into_iter().map(|entry| entry.sequence).collect()
+}
+
+/// Whoever follows the log by its numbers misses nothing: entries become visible in their order.
+#[test]
+fn entries_of_the_log_become_visible_in_the_order_of_their_numbers() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
+    let start = UnixTime::from_seconds(1_700_000_000);
+    let ground = runtime.block_on(Ground::new(start));
+    let writers: Vec<_> = (0..8)
+        .map(|writer| {
+            let (store, person) = (ground.store.clone(), ground.people[writer % 2].clone());
+            runtime.spawn(async move {
+                for turn in 0..40 {
+                    let now = UnixTime::from_millis(start.millis() + turn);
+                    if turn % 3 == 0 {
+                        store.end(Ending::User(person.clone()), None, turn % 2 == 0, now).await.unwrap();
+                    } else {
+                        let cause = Reason::RevokedByClient.by(Actor::System);
+                        store.revoke_access_token(uuid_v7(now), cause, now).await.unwrap();
+                    }
+                }
+            })
+        })
+        .collect();
+    let mut seen = BTreeSet::new();
+    loop {
+        let over = writers.iter().all(tokio::task::JoinHandle::is_finished);
+        let newest = seen.last().copied().unwrap_or(0);
+        for sequence in sequences(&ground.database) {
+            assert!(!seen.insert(sequence) || sequence > newest, "{sequence} came to light after {newest}");
+        }
+        if over {
+            break;
+        }
+    }
+    for writer in writers {
+        runtime.block_on(writer).unwrap();
+    }
+    assert!(seen.len() > 200, "{}", seen.len());
 }
 
 #[derive(Clone, Debug)]
@@ -275,7 +335,10 @@ async fn what_began_before_an_instant_ends_with_what_it_gave_after_it() {
     // The thief refreshed after that instant: what they were given hangs on what began before it.
     assert!(!ground.token_lives(&stolen, later, now).await && !ground.refreshes(&stolen, now).await);
     assert!(ground.token_lives(&own, later, now).await && ground.refreshes(&own, now).await);
-    assert_eq!(ground.sequence().await, 3, "the rule, and an entry for the session and for the grant");
+    assert_eq!(Some(ground.sequence().await), ended.sequence);
+    // The rule, and an entry of its own for the session and for the grant.
+    let entries = sequences(&ground.database);
+    assert_eq!(entries.len(), 3, "{entries:?}");
 }
 
 #[actix_web::test]
@@ -367,6 +430,7 @@ const SPARES: &[&str] = &[
     "record_failure",
     "record_progress",
     "register",
+    "release_leases",
     "remember_instant",
     "request_by_mail",
     "retry_logout_deliveries",

@@ -84,7 +84,8 @@ pub enum ClientCommand {
     /// Give a client a new secret
     ///
     /// The old secret is refused from now on, or after --keep-old, which gives time to bring the new one to every place
-    /// that uses it. Two secrets are good at most: a second rotation ends the oldest. Tokens stay valid.
+    /// that uses it. Two secrets are good at most: a second rotation ends the oldest. Tokens stay valid:
+    /// where the old secret is in the wrong hands, `countersign revoke --client` ends what was got by it.
     #[command(after_long_help = manual!(
         prints "client_id, client_secret and client_secret_expires_at (0: never) as JSON, and nothing else",
         example "countersign client rotate-secret client_0f4c… --keep-old 1d"

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::sync::Semaphore;
-use uuid::Uuid;
 
 use crate::clock::UnixTime;
 use crate::crypto::random;
@@ -44,8 +43,6 @@ struct Host {
 
 struct Worker {
     ctx: Arc<Context>,
-    /// This process, in leases.
-    node: String,
     hosts: RefCell<HashMap<String, Host>>,
     lanes: Semaphore,
     troubled_lanes: Semaphore,
@@ -56,7 +53,6 @@ pub async fn deliver_logouts(ctx: Arc<Context>) {
     let mut queued = ctx.store.queued();
     let worker = Rc::new(Worker {
         ctx,
-        node: Uuid::new_v4().to_string(),
         hosts: RefCell::default(),
         lanes: Semaphore::new(LANES),
         troubled_lanes: Semaphore::new(TROUBLED_LANES),
@@ -140,7 +136,7 @@ impl Worker {
                 kind: OutboxKind::Logout,
                 destination: destination.to_owned(),
                 limit,
-                node: self.node.clone(),
+                node: self.ctx.node.clone(),
                 until: now.plus(LEASE),
             };
             let items = self.ctx.store.lease_outbox(lease, now).await?;

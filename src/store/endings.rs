@@ -14,11 +14,11 @@ use crate::domain::activity::{Event, Origin};
 use crate::domain::ids::{ClientId, GrantId, SessionId, UserId};
 
 use super::activity::{NewActivity, note};
-use super::conn::{Conn, forget, on_backend, rehearse};
+use super::conn::{Conn, first_locked, forget, on_backend, rehearse};
 use super::revocations::{
     Actor, Cause, GRANT, LONGEST_ACCESS_TOKEN, Reason, SESSION, TOKEN, Target, append, take_turn,
 };
-use super::schema::{grants, revocations, sessions};
+use super::schema::{grants, revocations, sessions, users};
 use super::sign_outs::{NewSignOut, remember};
 use super::{Store, StoreError};
 
@@ -164,6 +164,11 @@ pub(super) fn end(conn: &mut Conn, rule: &Rule<'_>, now: UnixTime) -> Result<End
         before: rule.issued_before.map_or(i64::MAX, UnixTime::millis),
     };
     let mut ended = Ended::default();
+    if let Target::User(id) = rule.target {
+        // Whoever is signing in or being given a grant just now (see `hold`) is waited for, and ends with the rest.
+        let person = users::table.find(id.as_str()).select(users::user_id);
+        let _held: Option<String> = first_locked!(conn, person).map_err(StoreError::operation("holding an account"))?;
+    }
     if let Some(column) = session_column {
         let text = format!(
             "UPDATE sessions SET ended_at = $1 WHERE {column} = $2 AND session_id <> $3 AND created_at < $4 \

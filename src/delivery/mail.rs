@@ -27,7 +27,7 @@ use crate::flow::mail::{Written, open};
 use crate::store::{Lease, OutboxItem, OutboxKind, StoreError};
 
 /// What another process queued is found by looking this often; what this one queued rings.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// One conversation with the server, from the connection to its end.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Longer than [`TIMEOUT`], so that nobody else sends while we still do.

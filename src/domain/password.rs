@@ -39,7 +39,7 @@ impl std::fmt::Display for Refusal {
             Self::Length { least, given } if given < least => {
                 write!(
                     f,
-                    "This password has {given} characters; choose one of at least {least}. Several words in a row are easy to remember."
+                    "This password is too short: it has {given} of at least {least} characters. Several words are easy to remember."
                 )
             }
             Self::Length { given, .. } => {

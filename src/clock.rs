@@ -6,7 +6,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// An instant: milliseconds since 1970-01-01T00:00:00Z. Milliseconds, because "everything issued before T" is judged by
 /// the millisecond that a `UUIDv7` `jti` carries; [`UnixTime::seconds`] gives the `NumericDate` of RFC 7519 section 2.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
 pub struct UnixTime(i64);
 
 impl UnixTime {

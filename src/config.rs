@@ -16,6 +16,8 @@ use ipnet::IpNet;
 use secrecy::SecretString;
 use url::{Host, Url};
 
+use crate::protocol::acr::AcrNames;
+
 pub use read::Problem;
 use read::Reader;
 
@@ -59,6 +61,10 @@ pub struct Config {
     pub mail: Option<MailConfig>,
     /// `[registration]`
     pub registration: RegistrationConfig,
+    /// `[mfa]`
+    pub mfa: MfaConfig,
+    /// `[acr]`: other names of the authentication context classes.
+    pub acr: AcrNames,
     /// `[server]`
     pub server: ServerConfig,
     /// `[log]`
@@ -251,6 +257,28 @@ pub struct RegistrationConfig {
     pub enabled: bool,
     /// Only addresses of these domains, in lower case; empty for any. Default: empty.
     pub email_domains: Vec<String>,
+}
+
+/// The second factor: of whom it is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MfaConfig {
+    /// Default: `optional`.
+    pub required: MfaRequired,
+    /// Whether administrators must have one and show it in whatever browser. Default: false.
+    pub required_for_admins: bool,
+    /// For so long a browser may go without the code, if its person says so. Default: `0s` (off). To 90d.
+    pub trust_browser: Duration,
+}
+
+/// Of whom a second factor is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MfaRequired {
+    /// Of nobody; nobody can set one up.
+    Never,
+    /// Of whoever has set one up.
+    Optional,
+    /// Of everybody; who has none sets one up at the next sign-in.
+    Always,
 }
 
 /// The HTTP server.

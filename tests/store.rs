@@ -23,7 +23,7 @@ use countersign::protocol::metadata::ClientMetadata;
 use countersign::protocol::scope::Scope;
 use countersign::store::{
     Actor, Exchange, Failure, NewGrant, NewSession, NewUser, PersonsToken, Reason, Registered, Rotation,
-    RotationRequest, SignIn, Store, StoreError,
+    RotationRequest, SecondFactor, SignIn, Store, StoreError,
 };
 
 const NOW: UnixTime = UnixTime::from_seconds(1_700_000_000);
@@ -116,7 +116,10 @@ impl World {
             origin: origin(),
             continues,
             replaces: None,
-            verified_hash: "x".into(),
+            verified_hash: Some(Digest::of(b"x")),
+            second_factor: SecondFactor::None,
+            trust: None,
+            notices: Vec::new(),
             rehashed: None,
             account: Bucket::account("ada", None),
             buckets: vec![Bucket::account("ada", None), Bucket::network("192.0.2.1")],

@@ -122,6 +122,19 @@ pub enum UserCommand {
         /// The user's name
         name: String,
     },
+    /// Take all second factors from an account whose owner has lost them
+    ///
+    /// Authenticator apps, recovery codes and trusted browsers are forgotten, and all that the user has running ends. The
+    /// next sign-in needs the password alone, or leads to setting up another app where a second factor is required. Be
+    /// sure who asks you for it: with the password, this is all that is needed to get in.
+    #[command(after_long_help = manual!(
+        prints "that it is done",
+        example "countersign user reset-mfa alice"
+    ))]
+    ResetMfa {
+        /// The user's name
+        name: String,
+    },
     /// Take back what a user allowed an application
     ///
     /// The consent is forgotten and every grant under it ends: refresh tokens at once, access tokens at introspection
@@ -213,6 +226,15 @@ impl UserCommand {
                 let user = find(&ctx, &name).await?;
                 ctx.store.forget_failures(Bucket::account(&user.username, None)).await?;
                 print(&format!("Unlocked user {}.", user.username))
+            }
+            Self::ResetMfa { name } => {
+                let user = find(&ctx, &name).await?;
+                let name = &user.username;
+                if ctx.store.reset_second_factors(user.id.clone(), None, ctx.now).await? {
+                    print(&format!("User {name} has no second factor any more; all sessions and tokens have ended."))
+                } else {
+                    print(&format!("User {name} had no second factor; nothing was ended."))
+                }
             }
             Self::RevokeConsent { name, client_id } => {
                 let user = find(&ctx, &name).await?;

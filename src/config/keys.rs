@@ -12,13 +12,15 @@ use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret as _, SecretString};
 use url::{Host, Url};
 
+use crate::protocol::acr::{AcrNames, Class};
+
 use super::mail::{breach_url, mail, registration};
 use super::postgres;
 use super::read::{self, Parsed, Raw, Reader, short};
 use super::{
     AccessTokenConfig, AuthorizationCodeConfig, Config, DatabaseUrl, HostPort, IdTokenConfig, Issuer, KeySource,
-    LogConfig, LogFormat, LogLevel, OutboundConfig, PasswordConfig, RefreshTokenConfig, ServerConfig, SessionConfig,
-    SidScope, SigningKeyConfig, Tls,
+    LogConfig, LogFormat, LogLevel, MfaConfig, MfaRequired, OutboundConfig, PasswordConfig, RefreshTokenConfig,
+    ServerConfig, SessionConfig, SidScope, SigningKeyConfig, Tls,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -63,6 +65,8 @@ pub(super) fn read(reader: &mut Reader) -> Option<Config> {
         password: password(reader, cores),
         registration: registration(reader, mail.is_some()),
         mail,
+        mfa: mfa(reader),
+        acr: acr(reader),
         server: ServerConfig { workers: reader.take("server.workers", read::number(1..=256)).unwrap_or(cores) },
         log: LogConfig {
             level: reader.take("log.level", log_level).unwrap_or(LogLevel::Info),
@@ -224,6 +228,47 @@ fn password(reader: &mut Reader, cores: usize) -> PasswordConfig {
         );
     }
     config
+}
+
+fn mfa(reader: &mut Reader) -> MfaConfig {
+    let config = MfaConfig {
+        required: reader.take("mfa.required", mfa_required).unwrap_or(MfaRequired::Optional),
+        required_for_admins: reader.take("mfa.required_for_admins", read::boolean).unwrap_or(false),
+        trust_browser: reader.take("mfa.trust_browser", read::span(Duration::ZERO..=90 * DAY)).unwrap_or_default(),
+    };
+    if config.required == MfaRequired::Never && config.required_for_admins {
+        reader.problem("mfa.required_for_admins", r#"is true, but mfa.required is "never"; write "optional" there"#);
+    }
+    config
+}
+
+fn mfa_required(raw: Raw) -> Parsed<MfaRequired> {
+    match read::text(raw)?.as_str() {
+        "never" => Ok(MfaRequired::Never),
+        "optional" => Ok(MfaRequired::Optional),
+        "always" => Ok(MfaRequired::Always),
+        other => Err(format!("{other:?} is not one of never, optional and always")),
+    }
+}
+
+fn acr(reader: &mut Reader) -> AcrNames {
+    let names = AcrNames {
+        password: reader.take("acr.password_aliases", read::list(acr_name)).unwrap_or_default(),
+        mfa: reader.take("acr.mfa_aliases", read::list(acr_name)).unwrap_or_default(),
+    };
+    let mut all = names.list(Class::ALL);
+    all.sort_unstable();
+    let doubled = all.iter().zip(all.iter().skip(1)).find(|(one, next)| one == next).map(|(one, _)| (*one).to_owned());
+    if let Some(doubled) = doubled {
+        reader.problem("acr.mfa_aliases", format!("{doubled:?} stands for two things; every name has one meaning"));
+    }
+    names
+}
+
+/// `acr_values` separates names by spaces.
+fn acr_name(text: &str) -> Parsed<String> {
+    let legal = !text.is_empty() && text.len() <= 200 && text.bytes().all(|byte| byte.is_ascii_graphic());
+    legal.then(|| text.to_owned()).ok_or_else(|| format!("{text:?} is not a name of 1 to 200 letters without spaces"))
 }
 
 fn address(raw: Raw) -> Parsed<SocketAddr> {

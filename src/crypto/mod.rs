@@ -6,7 +6,9 @@ pub mod jwt;
 pub mod keyring;
 pub mod opaque;
 pub mod password;
+pub mod recovery_code;
 pub mod seal;
+pub mod totp;
 
 use thiserror::Error;
 
@@ -37,6 +39,8 @@ pub enum CryptoError {
     KeyFileMode(String),
     #[error("the key-encryption key in {0} is not the base64 of 32 bytes")]
     KeyFormat(String),
+    #[error("making a one-time password")]
+    Totp(#[source] totp_rs::TotpError),
     #[error("writing JSON")]
     Json(#[from] serde_json::Error),
 }

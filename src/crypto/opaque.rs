@@ -5,15 +5,34 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, Mac as _};
 use secrecy::{ExposeSecret as _, SecretString};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
 use super::{CryptoError, random};
 
-/// SHA-256 of a secret, the only form in which it rests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// SHA-256 of a secret, the only form in which it rests. In JSON, base64url.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Digest([u8; 32]);
+
+impl From<Digest> for String {
+    fn from(digest: Digest) -> Self {
+        URL_SAFE_NO_PAD.encode(digest.0)
+    }
+}
+
+impl TryFrom<String> for Digest {
+    type Error = base64::DecodeSliceError;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let mut bytes = [0; 32];
+        match URL_SAFE_NO_PAD.decode_slice(text, &mut bytes)? {
+            32 => Ok(Self(bytes)),
+            short => Err(base64::DecodeError::InvalidLength(short).into()),
+        }
+    }
+}
 
 impl Digest {
     #[must_use]
@@ -127,6 +146,17 @@ opaque_secret!(
     /// The name of one sign-out, in the address of the page after it.
     SignOutId,
     "cs_so_"
+);
+opaque_secret!(
+    /// What proves that this browser took a flow's first step: new at each step, so that no planted name of a flow leads on
+    /// to the next one.
+    StepSecret,
+    "cs_st_"
+);
+opaque_secret!(
+    /// What a browser shows that a person trusts it to need no second factor for a while.
+    TrustSecret,
+    "cs_tb_"
 );
 opaque_secret!(
     /// What ties sign-in flows to one browser: the value of the flow cookie.

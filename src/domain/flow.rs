@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::clock::UnixTime;
+use crate::crypto::opaque::Digest;
 use crate::protocol::authorization::AuthorizationRequest;
 
 use super::ids::{ClientId, SessionId, UserId};
@@ -42,6 +43,22 @@ pub struct Progress {
     pub other_account: bool,
     /// The person allowed what was asked.
     pub consented: bool,
+    /// A password that is not a sign-in yet, because a second factor is due.
+    pub password: Option<ProvenPassword>,
+}
+
+/// Half a sign-in. It counts for the browser that holds the secret, for a short while, and as long as the password stays
+/// what it was.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ProvenPassword {
+    pub user_id: UserId,
+    pub at: UnixTime,
+    /// Of the secret that this browser alone was given with the step.
+    pub secret: Digest,
+    /// Of the hash that the password was verified against.
+    pub hash: Digest,
+    /// Whether the person wants to stay signed in.
+    pub keep: bool,
 }
 
 #[derive(Clone, Debug)]

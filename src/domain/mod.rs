@@ -9,6 +9,7 @@ pub mod key;
 pub mod link;
 pub mod password;
 pub mod resource;
+pub mod second_factor;
 pub mod session;
 pub mod throttle;
 pub mod user;

@@ -1,7 +1,7 @@
 //! A browser's sign-in.
 
 use crate::clock::UnixTime;
-use crate::protocol::acr::AMR_MFA;
+use crate::protocol::acr::{AMR_MFA, Class};
 
 use super::ids::{SessionId, UserId};
 use super::user::User;
@@ -16,6 +16,14 @@ pub struct Authentication {
 }
 
 impl Authentication {
+    /// By these methods, under our own name of the class that they reach.
+    #[must_use]
+    pub fn by(amr: &str, at: UnixTime) -> Self {
+        let multi_factor = amr.split(' ').any(|method| method == AMR_MFA);
+        let class = if multi_factor { Class::Mfa } else { Class::Password };
+        Self { at, acr: class.acr().to_owned(), amr: amr.to_owned() }
+    }
+
     /// Whether more than one factor was proven (RFC 8176 section 2).
     #[must_use]
     pub fn is_multi_factor(&self) -> bool {

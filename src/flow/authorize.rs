@@ -10,7 +10,6 @@ use crate::crypto::opaque::FlowId;
 use crate::domain::client::Client;
 use crate::domain::flow::{ClientDestination, Destination, Flow, Progress};
 use crate::domain::ids::UserId;
-use crate::domain::session::SignedIn;
 use crate::protocol::authorization::{AuthorizationRequest, ResponseTarget};
 use crate::protocol::error::OAuthError;
 use crate::protocol::metadata::GrantType;
@@ -18,7 +17,7 @@ use crate::protocol::params::Params;
 use crate::protocol::response_mode::AuthorizationResponse;
 use crate::protocol::scope::{OFFLINE_ACCESS, OIDC_SCOPES, OPENID, Scope};
 
-use super::interaction::{Step, next_step};
+use super::interaction::{Here, Step, is_trusted_by, next_step};
 use super::registry::Registry;
 use super::session::{Browser, current};
 use super::{Context, consent, issue};
@@ -88,7 +87,9 @@ async fn proceed(
     let destination = ClientDestination { client_id: client.id.clone(), request, required_user };
 
     let signed_in = current(ctx, browser, now).await?;
-    match decide(ctx, client, &destination, &Progress::default(), signed_in.as_ref(), now).await? {
+    let trusted = is_trusted_by(ctx, browser, signed_in.as_ref(), now).await?;
+    let here = Here { progress: &Progress::default(), half: None, signed_in: signed_in.as_ref(), trusted };
+    match decide(ctx, client, &destination, here, now).await? {
         Step::Refuse(error) => Err(error),
         Step::Issue => {
             let signed_in = signed_in.ok_or_else(|| OAuthError::login_required("Nobody is signed in."))?;
@@ -107,18 +108,17 @@ pub async fn decide(
     ctx: &Context,
     client: &Client,
     destination: &ClientDestination,
-    progress: &Progress,
-    signed_in: Option<&SignedIn>,
+    here: Here<'_>,
     now: UnixTime,
 ) -> Result<Step, OAuthError> {
-    let remembered = match signed_in {
-        Some(signed_in) if !client.metadata.skip_consent && !progress.consented => {
+    let remembered = match here.signed_in {
+        Some(signed_in) if !client.metadata.skip_consent && !here.progress.consented => {
             ctx.store.find_consent(signed_in.user.id.clone(), client.id.clone()).await?
         }
         _ => None,
     };
     let asked = consent::asked(&destination.request);
-    Ok(next_step(client, destination, progress, signed_in, remembered.as_ref(), &asked, now))
+    Ok(next_step(&ctx.config, client, destination, here, remembered.as_ref(), &asked, now))
 }
 
 /// Stores where the person is going, under a name that only this browser can use.

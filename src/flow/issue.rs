@@ -17,7 +17,7 @@ use crate::protocol::error::OAuthError;
 use crate::protocol::response_mode::AuthorizationResponse;
 use crate::store::NewGrant;
 
-use super::{Context, session};
+use super::{Context, assurance, session};
 
 /// What a token request must prove to spend a code: the redirect URI, if the authorization request named it, and the
 /// PKCE challenge, if it had one; neither more nor less (RFC 6749 section 4.1.3, RFC 9700 section 4.8.2).
@@ -59,7 +59,7 @@ pub async fn code(
                 claims: request.claims.clone(),
                 nonce: request.nonce.clone(),
             },
-            authentication: signed_in.session.authentication.clone(),
+            authentication: assurance::told(&ctx.config.acr, request, &signed_in.session.authentication),
             created_at: now,
         },
     });

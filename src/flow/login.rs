@@ -4,25 +4,27 @@ use secrecy::{ExposeSecret as _, SecretString};
 use unicode_normalization::UnicodeNormalization as _;
 
 use crate::clock::UnixTime;
-use crate::crypto::opaque::{SessionSecret, browser_mark, is_browser_mark};
+use crate::crypto::opaque::{Digest, SessionSecret, StepSecret, browser_mark, is_browser_mark};
 use crate::crypto::password::{MAX_LENGTH, Verdict};
-use crate::domain::flow::Progress;
-use crate::domain::ids::SessionId;
+use crate::domain::flow::{Progress, ProvenPassword};
+use crate::domain::ids::{SessionId, UserId};
 use crate::domain::session::{Authentication, Session};
 use crate::domain::throttle::Bucket;
 use crate::domain::user::normal_name;
-use crate::protocol::acr::{ACR_PASSWORD, AMR_PASSWORD};
+use crate::protocol::acr::AMR_PASSWORD;
 use crate::protocol::error::OAuthError;
-use crate::store::{Failure, NewSession, SignIn};
+use crate::store::{Failure, HalfSignIn, NewSession, SecondFactor, SignIn};
 
 use super::Context;
+use super::assurance::{Missing, Person, is_trusted, missing};
 use super::interaction::{Situation, Step};
 use super::session::{Browser, SessionCookie};
 
 /// What a sign-in came to.
 pub enum Outcome {
-    /// The new session's cookie, and the mark by which this browser is known to the account from now on.
-    SignedIn { cookie: SessionCookie, known: String },
+    SignedIn(Entry),
+    /// The password is right, and a second factor is due: what this browser must show to go on.
+    Half(SecretString),
     /// Name or password is wrong; which of them is not said.
     Wrong,
     /// Too many wrong guesses; not before this instant.
@@ -36,7 +38,8 @@ impl Outcome {
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
         match self {
-            Self::SignedIn { .. } => "signed_in",
+            Self::SignedIn(_) => "signed_in",
+            Self::Half(_) => "half",
             Self::Wrong => "wrong",
             Self::Wait(_) => "wait",
             Self::Elsewhere => "elsewhere",
@@ -44,7 +47,17 @@ impl Outcome {
     }
 }
 
-/// Checks a password and signs in. An account that does not exist costs and answers the same as a wrong password.
+/// What a browser is given with a sign-in.
+pub struct Entry {
+    pub cookie: SessionCookie,
+    /// The mark by which it is known to the account from now on.
+    pub known: Option<String>,
+    /// That it needs no second factor for a while.
+    pub trust: Option<SecretString>,
+}
+
+/// Checks a password and signs in, or halfway in where a second factor is due. An account that does not exist costs and
+/// answers the same as a wrong password.
 ///
 /// # Errors
 /// When the machinery fails or its queue is full.
@@ -64,10 +77,7 @@ pub async fn sign_in(
     };
     let credential = ctx.store.find_credential(&name).await?.filter(|credential| !credential.disabled);
     let stored = credential.as_ref().and_then(|credential| credential.password_hash.clone());
-    let known = browser.known.as_deref().filter(|mark| {
-        let owner = stored.as_deref().map(|hash| mark_owner(&name, hash));
-        owner.is_some_and(|owner| is_browser_mark(&ctx.known_browser_key, &owner, mark))
-    });
+    let known = known_mark(ctx, browser, &name, stored.as_deref());
     // A browser that the account knows is judged by its own guesses alone, never by its neighbours'.
     let account = Bucket::account(&name, known);
     let network = known.is_none().then(|| Bucket::network(&browser.network));
@@ -88,39 +98,67 @@ pub async fn sign_in(
         tracing::warn!(network = browser.network, slowed = blocked.is_some(), "a sign-in failed");
         return Ok(blocked.map_or(Outcome::Wrong, Outcome::Wait));
     };
-    let owner = mark_owner(&name, rehashed.as_ref().unwrap_or(&verified_hash));
-    let cookie = SessionSecret::mint()?;
+    let person = Person::from(&credential);
     let before = situation.signed_in.as_ref().map(|signed_in| &signed_in.session);
-    let continues = before.is_some_and(|session| session.user_id == credential.user_id);
-    let id = before.filter(|_| continues).map_or_else(SessionId::random, |session| session.id.clone());
+    let before = before.filter(|session| session.user_id == credential.user_id);
     // Asked where a sign-in begins; proving oneself again changes nothing about it.
     let is_kept = match situation.step {
-        Step::Reauthenticate => continues && before.is_some_and(|session| session.is_kept),
+        Step::Reauthenticate => before.is_some_and(|session| session.is_kept),
         _ => keep && !ctx.config.session.keep.is_zero(),
     };
-    let session = Session {
-        id: id.clone(),
-        user_id: credential.user_id.clone(),
-        authentication: Authentication { at: now, acr: ACR_PASSWORD.to_owned(), amr: AMR_PASSWORD.to_owned() },
-        proven_at: now,
-        last_seen_at: now,
-        expires_at: now.plus(if is_kept { ctx.config.session.keep } else { ctx.config.session.lifetime }),
-        is_kept,
-        auth_address: browser.origin.address.clone(),
-    };
+    // A session that has shown a second factor is not made weaker by proving a part of it again.
+    let trusted = before.is_none_or(|session| !session.authentication.is_multi_factor())
+        && is_trusted(ctx, browser, &credential.user_id, person, now).await?;
+    let verified = Digest::of(verified_hash.as_bytes());
+    let owner = mark_owner(&name, rehashed.as_ref().unwrap_or(&verified_hash));
+    match missing(&ctx.config.mfa, person, situation.demand, false, trusted) {
+        Missing::Nothing | Missing::Unmeetable => {}
+        Missing::SecondFactor | Missing::Enrolment => {
+            let step = StepSecret::mint()?;
+            // The password that the second step will be held against is the one that is stored then.
+            let hash = rehashed.as_ref().map_or(verified, |rehashed| Digest::of(rehashed.as_bytes()));
+            let proof = ProvenPassword {
+                user_id: credential.user_id.clone(),
+                at: now,
+                secret: step.digest(),
+                hash,
+                keep: is_kept,
+            };
+            let half = HalfSignIn {
+                user_id: credential.user_id,
+                verified_hash: verified,
+                rehashed,
+                buckets,
+                account,
+                flow: situation.id,
+                progress: Progress { password: Some(proof), ..situation.flow.progress.clone() },
+            };
+            return Ok(match ctx.store.prove_password(half, now).await? {
+                SignIn::Blocked(until) => Outcome::Wait(until),
+                SignIn::Done => Outcome::Half(step.reveal()),
+                _ => Outcome::Wrong,
+            });
+        }
+    }
+    let cookie = SessionSecret::mint()?;
+    let Renewed { session, continues, replaces } =
+        renew(ctx, situation, browser, &credential.user_id, Authentication::by(AMR_PASSWORD, now), is_kept);
     let session_cookie = SessionCookie::new(&cookie, &session, now);
     let stored = ctx.store.sign_in(
         NewSession {
             cookie: cookie.digest(),
             origin: browser.origin.clone(),
             continues,
-            replaces: before.filter(|_| !continues).map(|session| session.id.clone()),
-            verified_hash,
+            replaces,
+            verified_hash: Some(verified),
+            second_factor: if person.has_second_factor { SecondFactor::Waived } else { SecondFactor::None },
+            trust: None,
+            notices: Vec::new(),
             rehashed,
             account,
             buckets,
             flow: situation.id,
-            progress: Progress { session_id: Some(id), signed_in: true, ..Progress::default() },
+            progress: Progress { session_id: Some(session.id.clone()), signed_in: true, ..Progress::default() },
             session,
         },
         now,
@@ -128,12 +166,55 @@ pub async fn sign_in(
     match stored.await? {
         SignIn::Done => {
             tracing::info!(user.id = %credential.user_id, network = browser.network, "signed in");
-            let known = browser_mark(&ctx.known_browser_key, &owner)?;
-            Ok(Outcome::SignedIn { cookie: session_cookie, known })
+            let known = Some(browser_mark(&ctx.known_browser_key, &owner)?);
+            Ok(Outcome::SignedIn(Entry { cookie: session_cookie, known, trust: None }))
         }
         SignIn::Blocked(until) => Ok(Outcome::Wait(until)),
-        SignIn::Gone => Ok(Outcome::Wrong),
+        SignIn::Gone | SignIn::Spent | SignIn::Enrolled { .. } => Ok(Outcome::Wrong),
     }
+}
+
+/// A session as a full sign-in makes it.
+pub(super) struct Renewed {
+    pub session: Session,
+    pub continues: bool,
+    pub replaces: Option<SessionId>,
+}
+
+/// The same person goes on in the session that this browser has; another one replaces it.
+pub(super) fn renew(
+    ctx: &Context,
+    situation: &Situation,
+    browser: &Browser,
+    user_id: &UserId,
+    authentication: Authentication,
+    is_kept: bool,
+) -> Renewed {
+    let now = authentication.at;
+    let before = situation.signed_in.as_ref().map(|signed_in| &signed_in.session);
+    let continues = before.is_some_and(|session| session.user_id == *user_id);
+    let session = Session {
+        id: before.filter(|_| continues).map_or_else(SessionId::random, |session| session.id.clone()),
+        user_id: user_id.clone(),
+        authentication,
+        proven_at: now,
+        last_seen_at: now,
+        expires_at: now.plus(if is_kept { ctx.config.session.keep } else { ctx.config.session.lifetime }),
+        is_kept,
+        auth_address: browser.origin.address.clone(),
+    };
+    Renewed { session, continues, replaces: before.filter(|_| !continues).map(|session| session.id.clone()) }
+}
+
+/// The mark that this browser has signed in to the account before, with the password that it still has.
+pub(super) fn known_mark<'a>(
+    ctx: &Context,
+    browser: &'a Browser,
+    name: &str,
+    password_hash: Option<&str>,
+) -> Option<&'a str> {
+    let owner = mark_owner(name, password_hash?);
+    browser.known.as_deref().filter(|mark| is_browser_mark(&ctx.known_browser_key, &owner, mark))
 }
 
 /// Whose browser a mark says it is: the account's, as long as it has this password.

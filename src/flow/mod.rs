@@ -2,11 +2,13 @@
 
 pub mod access_token;
 pub mod account;
+pub mod assurance;
 pub mod authorize;
 pub mod backchannel;
 pub mod client;
 pub mod consent;
 pub mod email_change;
+pub mod enrolment;
 pub mod interaction;
 pub mod introspect;
 pub mod issue;
@@ -21,6 +23,7 @@ pub mod recovery;
 pub mod registration;
 pub mod registry;
 pub mod revoke;
+pub mod second_factor;
 pub mod session;
 pub mod token;
 pub mod userinfo;

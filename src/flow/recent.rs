@@ -6,11 +6,13 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use crate::clock::UnixTime;
+use crate::config::MfaConfig;
 use crate::domain::flow::Destination;
 use crate::domain::session::SignedIn;
 use crate::protocol::error::OAuthError;
 
 use super::Context;
+use super::assurance::{Demand, Missing, missing};
 use super::authorize::start_flow;
 use super::session::{Browser, current};
 
@@ -20,9 +22,17 @@ const RECENT: Duration = Duration::from_mins(5);
 /// Whether a person may change their account: signed in a moment ago, with the second factor where they have one (OWASP
 /// ASVS V7.5.1).
 #[must_use]
-pub fn is_recent(signed_in: &SignedIn, now: UnixTime) -> bool {
-    let strong = !signed_in.user.has_second_factor || signed_in.session.authentication.is_multi_factor();
-    strong && now.since(signed_in.session.proven_at) <= RECENT
+pub fn is_recent(policy: &MfaConfig, signed_in: &SignedIn, now: UnixTime) -> bool {
+    let multi_factor = signed_in.session.authentication.is_multi_factor();
+    let lacks = missing(policy, (&signed_in.user).into(), Demand::Wish, multi_factor, false);
+    lacks != Missing::SecondFactor && now.since(signed_in.session.proven_at) <= RECENT
+}
+
+/// The same, where everybody must have a second factor also of those who have none yet.
+fn may_change(ctx: &Context, signed_in: &SignedIn, now: UnixTime) -> bool {
+    let multi_factor = signed_in.session.authentication.is_multi_factor();
+    let lacks = missing(&ctx.config.mfa, (&signed_in.user).into(), Demand::Wish, multi_factor, false);
+    lacks != Missing::Enrolment && is_recent(&ctx.config.mfa, signed_in, now)
 }
 
 /// Who stands before a page of changes.
@@ -44,7 +54,7 @@ pub async fn standing(
     now: UnixTime,
 ) -> Result<Standing, OAuthError> {
     match current(ctx, browser, now).await? {
-        Some(signed_in) if is_recent(&signed_in, now) => Ok(Standing::Recent(Box::new(signed_in))),
+        Some(signed_in) if may_change(ctx, &signed_in, now) => Ok(Standing::Recent(Box::new(signed_in))),
         _ => {
             let flow = start_flow(ctx, Destination::Account { page: page.to_owned() }, browser, now).await?;
             Ok(Standing::Prove(flow))

@@ -22,6 +22,7 @@ use crate::protocol::scope::{OIDC_SCOPES, Scope};
 use crate::store::RegistryRows;
 
 use super::access_token::VerifiedTokens;
+use super::assurance;
 
 /// A document that is the same for everybody: its bytes and their `ETag`.
 pub struct Published {
@@ -59,7 +60,7 @@ impl Registry {
         let keyring = Keyring::load(rows.keys, sealing, config.session.lifetime.max(config.session.keep), now)?;
         let resources: HashMap<_, _> = rows.resources.into_iter().map(|r| (r.identifier.clone(), r)).collect();
         let scopes = resources.values().flat_map(|resource| resource.scope.iter());
-        let document = discovery::metadata(config.issuer.as_str(), scopes);
+        let document = discovery::metadata(config.issuer.as_str(), scopes, &assurance::acr_values(config));
         Ok(Self {
             version: rows.version,
             clients: rows.clients.into_iter().map(|c| (c.id.as_str().to_owned(), Arc::new(c))).collect(),

@@ -6,7 +6,7 @@ use secrecy::SecretString;
 
 use crate::clock::UnixTime;
 use crate::config::SidScope;
-use crate::crypto::opaque::{BrowserSecret, Digest, SessionSecret, csrf_token, sid_of_client};
+use crate::crypto::opaque::{BrowserSecret, Digest, SessionSecret, StepSecret, TrustSecret, csrf_token, sid_of_client};
 use crate::domain::activity::Origin;
 use crate::domain::ids::{ClientId, SessionId};
 use crate::domain::session::{Session, SignedIn};
@@ -24,6 +24,10 @@ pub struct Browser {
     /// Whether it was made just now and the browser must be told.
     pub is_new: bool,
     pub session: Option<Digest>,
+    /// That this browser took the first step of a flow; see [`crate::domain::flow::ProvenPassword`].
+    pub step: Option<Digest>,
+    /// That its person trusts it to need no second factor.
+    pub trust: Option<Digest>,
     pub known: Option<String>,
     /// The address or /64 network that guesses are counted against.
     pub network: String,
@@ -49,10 +53,20 @@ impl Browser {
                 None => BrowserSecret::mint()?.reveal(),
             },
             session: session_cookie.and_then(SessionSecret::parse).map(|secret| secret.digest()),
+            step: None,
+            trust: None,
             known,
             network,
             origin,
         })
+    }
+
+    /// With what the cookies of the second step hold.
+    #[must_use]
+    pub fn with_second_step(mut self, step_cookie: Option<&str>, trust_cookie: Option<&str>) -> Self {
+        self.step = step_cookie.and_then(StepSecret::parse).map(|secret| secret.digest());
+        self.trust = trust_cookie.and_then(TrustSecret::parse).map(|secret| secret.digest());
+        self
     }
 
     #[must_use]

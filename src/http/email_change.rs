@@ -6,9 +6,10 @@ use secrecy::ExposeSecret as _;
 use crate::domain::link::LinkKind;
 use crate::domain::session::SignedIn;
 use crate::flow::Context;
+use crate::flow::assurance::sufficient;
 use crate::flow::authorize::start_flow;
 use crate::flow::email_change::{self, Opened, Pending};
-use crate::flow::session::{Browser, current};
+use crate::flow::session::Browser;
 use crate::protocol::error::OAuthError;
 
 use super::answer::{PageOptions, error_page, forged, page, see_other};
@@ -43,7 +44,7 @@ async fn pending(
     browser: &Browser,
 ) -> Result<Result<(SignedIn, Pending), HttpResponse>, OAuthError> {
     let (https, now) = (ctx.config.issuer.is_https(), ctx.now());
-    let Some(signed_in) = current(ctx, browser, now).await? else {
+    let Some(signed_in) = sufficient(ctx, browser, now).await? else {
         // The sign-in comes back to this page; the link waits in its cookie.
         let to = crate::domain::flow::Destination::Account { page: LinkKind::ConfirmEmail.path().to_owned() };
         let flow = start_flow(ctx, to, browser, now).await?;

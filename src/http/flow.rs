@@ -23,21 +23,25 @@ use super::answer::{
 use super::authorize::{respond, with_browser_cookie};
 use super::pages::{ConsentPage, ConsentResource, LoginPage, ReauthPage, SelectPage};
 use super::request::{CookieNames, PageForm, browser, is_own_form};
+use super::second_step;
 
 /// How long a browser stays known to an account that signed in in it.
 pub const KNOWN_FOR: std::time::Duration = std::time::Duration::from_hours(4320);
 
 /// A request for a flow of this browser, as far as it has come.
-struct Visit {
-    id: String,
-    browser: Browser,
-    situation: Situation,
+pub(super) struct Visit {
+    pub id: String,
+    pub browser: Browser,
+    pub situation: Situation,
 }
 
 impl Visit {
     /// What a form token is for: the flow, and on a page that shows an account also that account's session. A page that
     /// showed one person is not answered in the name of another who signed in meanwhile.
-    fn purpose(&self) -> String {
+    pub fn purpose(&self) -> String {
+        if let (Step::SecondFactor | Step::Enrol, Some(person)) = (&self.situation.step, self.situation.person()) {
+            return format!("{}\n{}", self.id, person.id);
+        }
         match (&self.situation.step, &self.situation.signed_in) {
             (Step::Consent(_) | Step::SelectAccount | Step::Reauthenticate, Some(signed_in)) => {
                 format!("{}\n{}", self.id, signed_in.session.id)
@@ -46,24 +50,34 @@ impl Visit {
         }
     }
 
+    /// Where a form of this flow may end up; see [`PageOptions::form_target`].
+    pub fn form_target(&self) -> Option<&str> {
+        match &self.situation.flow.destination {
+            Destination::Client(destination) => Some(&destination.request.target.redirect_uri),
+            Destination::Home | Destination::Account { .. } => None,
+        }
+    }
+
     /// Whether a form is from the page that comes next now.
-    fn is_of_this_step(&self, form: &Params) -> bool {
+    pub fn is_of_this_step(&self, form: &Params) -> bool {
         form.get("csrf").is_some_and(|token| same_text(token, &self.browser.csrf(&self.purpose())))
     }
 }
 
 /// What a sign-in page says beside its form.
 #[derive(Default)]
-struct Notice<'a> {
-    username: &'a str,
-    error: Option<&'a str>,
-    wait: Option<&'a str>,
-    status: Option<StatusCode>,
-    keep: bool,
+pub(super) struct Notice<'a> {
+    pub username: &'a str,
+    pub error: Option<&'a str>,
+    pub wait: Option<&'a str>,
+    pub status: Option<StatusCode>,
+    pub keep: bool,
+    /// What a new app was called.
+    pub device: &'a str,
 }
 
 /// Finds the flow; a missing one is answered by a page.
-async fn visit(request: &HttpRequest, ctx: &Context, id: String) -> Result<Visit, HttpResponse> {
+pub(super) async fn visit(request: &HttpRequest, ctx: &Context, id: String) -> Result<Visit, HttpResponse> {
     let https = ctx.config.issuer.is_https();
     let failed = |error: OAuthError| error_page(&error, https);
     let browser = browser(request, ctx).map_err(failed)?;
@@ -73,7 +87,12 @@ async fn visit(request: &HttpRequest, ctx: &Context, id: String) -> Result<Visit
 }
 
 /// The same for a form, which must come from our own page.
-async fn posted(request: &HttpRequest, ctx: &Context, id: String, form: &Params) -> Result<Visit, HttpResponse> {
+pub(super) async fn posted(
+    request: &HttpRequest,
+    ctx: &Context,
+    id: String,
+    form: &Params,
+) -> Result<Visit, HttpResponse> {
     let visit = visit(request, ctx, id).await?;
     // A page from before a step that has been done since is still our own; it then leads to where the flow is.
     let own = [visit.id.clone(), visit.purpose()];
@@ -84,7 +103,7 @@ async fn posted(request: &HttpRequest, ctx: &Context, id: String, form: &Params)
     }
 }
 
-fn back_to(ctx: &Context, visit: &Visit) -> HttpResponse {
+pub(super) fn back_to(ctx: &Context, visit: &Visit) -> HttpResponse {
     see_other(&format!("/flow/{}", visit.id), ctx.config.issuer.is_https())
 }
 
@@ -104,14 +123,13 @@ pub async fn back(ctx: web::Data<Context>, id: web::Path<String>) -> HttpRespons
 }
 
 /// Shows the page that comes next, or sends the browser on when there is none.
-async fn show(ctx: &Context, visit: &Visit, notice: &Notice<'_>) -> HttpResponse {
+pub(super) async fn show(ctx: &Context, visit: &Visit, notice: &Notice<'_>) -> HttpResponse {
     let https = ctx.config.issuer.is_https();
     let Situation { flow, client, signed_in, step, .. } = &visit.situation;
-    let (request, target) = match &flow.destination {
-        Destination::Client(destination) => {
-            (Some(&destination.request), Some(destination.request.target.redirect_uri.as_str()))
-        }
-        Destination::Home | Destination::Account { .. } => (None, None),
+    let target = visit.form_target();
+    let request = match &flow.destination {
+        Destination::Client(destination) => Some(&destination.request),
+        Destination::Home | Destination::Account { .. } => None,
     };
     let options = PageOptions { form_target: target, https, status: notice.status, ..PageOptions::default() };
     let csrf = visit.browser.csrf(&visit.purpose());
@@ -146,6 +164,8 @@ async fn show(ctx: &Context, visit: &Visit, notice: &Notice<'_>) -> HttpResponse
                 ReauthPage { flow_id: &visit.id, csrf: &csrf, client_name, account_name, other_account, error, wait };
             page(&body, &options)
         }
+        (Step::SecondFactor, _) => second_step::code_page(ctx, visit, notice, &options),
+        (Step::Enrol, _) => second_step::enrol_page(ctx, visit, notice, &options).await,
         (Step::SelectAccount, Some(signed_in)) => {
             let (account_name, account_email) = (&signed_in.user.label(), signed_in.user.email.as_deref());
             page(&SelectPage { flow_id: &visit.id, csrf: &csrf, client_name, account_name, account_email }, &options)
@@ -242,13 +262,10 @@ pub async fn sign_in(
     ctx.metrics.sign_in(outcome.as_ref().map_or("failed", login::Outcome::as_str));
     match outcome {
         Ok(login::Outcome::Elsewhere) => back_to(&ctx, &visit),
-        Ok(login::Outcome::SignedIn { cookie, known }) => {
+        Ok(login::Outcome::SignedIn(entry)) => with_cookies(back_to(&ctx, &visit), given(&ctx, &visit, &entry)),
+        Ok(login::Outcome::Half(secret)) => {
             let names = CookieNames::new(https);
-            let lines = [
-                names.set(names.session, cookie.value.expose_secret(), cookie.max_age),
-                names.set(names.known, &known, Some(KNOWN_FOR)),
-            ];
-            with_cookies(back_to(&ctx, &visit), lines)
+            with_cookies(back_to(&ctx, &visit), [names.set(names.step, secret.expose_secret(), None)])
         }
         Ok(login::Outcome::Wrong) => {
             let error = if matches!(visit.situation.step, Step::Reauthenticate) {
@@ -267,13 +284,25 @@ pub async fn sign_in(
             let (words, seconds) = wait_words(until, now);
             let status = Some(StatusCode::TOO_MANY_REQUESTS);
             let username = username.unwrap_or_default();
-            let notice = Notice { username, wait: Some(&words), status, keep, error: None };
+            let notice = Notice { username, wait: Some(&words), status, keep, ..Notice::default() };
             let mut response = show(&ctx, &visit, &notice).await;
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
             response
         }
         Err(error) => error_page(&error, https),
     }
+}
+
+/// The cookies of a sign-in. What proved its first step has done its work.
+pub(super) fn given(ctx: &Context, visit: &Visit, entry: &login::Entry) -> Vec<String> {
+    let names = CookieNames::new(ctx.config.issuer.is_https());
+    let known_for = Some(std::time::Duration::from_hours(4320));
+    let mut lines = vec![names.set(names.session, entry.cookie.value.expose_secret(), entry.cookie.max_age)];
+    lines.extend(entry.known.as_ref().map(|known| names.set(names.known, known, known_for)));
+    let trust_for = Some(ctx.config.mfa.trust_browser);
+    lines.extend(entry.trust.as_ref().map(|trust| names.set(names.trust, trust.expose_secret(), trust_for)));
+    lines.extend(visit.browser.step.map(|_| names.clear(names.step)));
+    lines
 }
 
 pub async fn account(

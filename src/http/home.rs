@@ -7,6 +7,7 @@ use secrecy::ExposeSecret as _;
 use crate::domain::flow::Destination;
 use crate::domain::session::SignedIn;
 use crate::flow::Context;
+use crate::flow::assurance::sufficient;
 use crate::flow::authorize::start_flow;
 use crate::flow::logout::{LogoutRequest, end};
 use crate::flow::session::{Browser, current};
@@ -55,7 +56,7 @@ async fn answer(request: &HttpRequest, ctx: &Context) -> Result<HttpResponse, OA
     }
     let browser = browser(request, ctx)?;
     let now = ctx.now();
-    let Some(signed_in) = current(ctx, &browser, now).await? else {
+    let Some(signed_in) = sufficient(ctx, &browser, now).await? else {
         let flow = start_flow(ctx, Destination::Home, &browser, now).await?;
         let response = see_other(&format!("/flow/{}", flow.expose_secret()), https);
         return Ok(with_browser_cookie(response, &browser, https));

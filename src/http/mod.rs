@@ -20,6 +20,8 @@ mod recovery;
 mod registration;
 mod request;
 mod revoke;
+mod second_step;
+mod security;
 mod statics;
 mod token;
 mod userinfo;
@@ -86,34 +88,8 @@ pub fn routes(config: &mut ServiceConfig) {
                 .default_service(refuse!("GET, POST")),
         )
         .configure(sign_out_routes)
-        .service(
-            web::scope("/flow/{id}")
-                .service(web::resource("").route(web::get().to(flow::get)).default_service(refuse!("GET")))
-                .service(
-                    web::resource("/sign-in")
-                        .route(web::post().to(flow::sign_in))
-                        .route(web::get().to(flow::back))
-                        .default_service(refuse!("GET, POST")),
-                )
-                .service(
-                    web::resource("/account")
-                        .route(web::post().to(flow::account))
-                        .route(web::get().to(flow::back))
-                        .default_service(refuse!("GET, POST")),
-                )
-                .service(
-                    web::resource("/consent")
-                        .route(web::post().to(flow::consent))
-                        .route(web::get().to(flow::back))
-                        .default_service(refuse!("GET, POST")),
-                )
-                .service(
-                    web::resource("/cancel")
-                        .route(web::post().to(flow::cancel))
-                        .route(web::get().to(flow::back))
-                        .default_service(refuse!("GET, POST")),
-                ),
-        )
+        .service(flow_scope())
+        .configure(security_routes)
         .configure(account::routes)
         .service(web::resource("/").route(web::get().to(home::get)).default_service(refuse!("GET")))
         .configure(mail_routes)
@@ -179,6 +155,84 @@ fn sign_out_routes(config: &mut ServiceConfig) {
             web::resource("/sign-out")
                 .route(web::post().to(home::sign_out))
                 .route(web::get().to(home::back))
+                .default_service(refuse!("GET, POST")),
+        );
+}
+
+/// The pages of a sign-in.
+fn flow_scope() -> actix_web::Scope {
+    web::scope("/flow/{id}")
+        .service(web::resource("").route(web::get().to(flow::get)).default_service(refuse!("GET")))
+        .service(
+            web::resource("/sign-in")
+                .route(web::post().to(flow::sign_in))
+                .route(web::get().to(flow::back))
+                .default_service(refuse!("GET, POST")),
+        )
+        .service(
+            web::resource("/code")
+                .route(web::post().to(second_step::code))
+                .route(web::get().to(flow::back))
+                .default_service(refuse!("GET, POST")),
+        )
+        .service(
+            web::resource("/recovery")
+                .route(web::post().to(second_step::recovery))
+                .route(web::get().to(second_step::recovery_page))
+                .default_service(refuse!("GET, POST")),
+        )
+        .service(
+            web::resource("/enrol")
+                .route(web::post().to(second_step::enrol))
+                .route(web::get().to(flow::back))
+                .default_service(refuse!("GET, POST")),
+        )
+        .service(
+            web::resource("/account")
+                .route(web::post().to(flow::account))
+                .route(web::get().to(flow::back))
+                .default_service(refuse!("GET, POST")),
+        )
+        .service(
+            web::resource("/consent")
+                .route(web::post().to(flow::consent))
+                .route(web::get().to(flow::back))
+                .default_service(refuse!("GET, POST")),
+        )
+        .service(
+            web::resource("/cancel")
+                .route(web::post().to(flow::cancel))
+                .route(web::get().to(flow::back))
+                .default_service(refuse!("GET, POST")),
+        )
+}
+
+/// Second factors, in the account.
+fn security_routes(config: &mut ServiceConfig) {
+    config
+        .service(web::resource("/account/security").route(web::get().to(security::get)).default_service(refuse!("GET")))
+        .service(
+            web::resource("/account/totp")
+                .route(web::get().to(security::totp))
+                .route(web::post().to(security::add_totp))
+                .default_service(refuse!("GET, POST")),
+        )
+        .service(
+            web::resource("/account/totp/remove")
+                .route(web::post().to(security::remove_totp))
+                .route(web::get().to(security::back))
+                .default_service(refuse!("GET, POST")),
+        )
+        .service(
+            web::resource("/account/recovery-codes")
+                .route(web::post().to(security::new_recovery_codes))
+                .route(web::get().to(security::back))
+                .default_service(refuse!("GET, POST")),
+        )
+        .service(
+            web::resource("/account/trusted-browsers/remove")
+                .route(web::post().to(security::distrust))
+                .route(web::get().to(security::back))
                 .default_service(refuse!("GET, POST")),
         );
 }

@@ -7,7 +7,13 @@
 //! frame-ancestors 'none'`. Pages whose form ends at a client need that client's origin in `form-action` as well,
 //! and [`FormPostPage`] needs `script-src 'self'`.
 
+mod second_factor;
+
 use askama::Template;
+
+pub use second_factor::{
+    MfaPage, QrPicture, RecoveryCodesPage, RecoveryPage, SecurityPage, ShownBrowser, ShownDevice, TotpEnrolPage,
+};
 
 /// A link with its text.
 #[derive(Debug, Clone)]

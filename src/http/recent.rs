@@ -12,7 +12,6 @@ use super::answer::{error_page, see_other};
 use super::authorize::with_browser_cookie;
 use super::request::browser;
 
-#[allow(dead_code, reason = "the pages of changes come next")]
 /// The person, if they have just proven who they are; else the answer that sends them to do so and back to `page`.
 pub async fn recent(
     request: &HttpRequest,

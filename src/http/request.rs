@@ -187,6 +187,8 @@ pub struct CookieNames {
     pub session: &'static str,
     pub browser: &'static str,
     pub known: &'static str,
+    pub step: &'static str,
+    pub trust: &'static str,
     pub demo: &'static str,
     /// The link of a mail that was opened.
     pub link: &'static str,
@@ -201,6 +203,8 @@ impl CookieNames {
                 session: "__Host-cs_session",
                 browser: "__Host-cs_browser",
                 known: "__Host-cs_known",
+                step: "__Host-cs_step",
+                trust: "__Host-cs_trust",
                 demo: "__Host-cs_demo",
                 link: "__Host-cs_link",
                 https,
@@ -210,6 +214,8 @@ impl CookieNames {
                 session: "cs_session",
                 browser: "cs_browser",
                 known: "cs_known",
+                step: "cs_step",
+                trust: "cs_trust",
                 demo: "cs_demo",
                 link: "cs_link",
                 https,
@@ -255,7 +261,8 @@ pub fn browser(request: &HttpRequest, ctx: &Context) -> Result<Browser, OAuthErr
         address: address.map_or_else(|| "unknown".to_owned(), |address| address.to_string()),
         user_agent: user_agent(request),
     };
-    Ok(Browser::new(browser, session, known, network(address), origin)?)
+    let found = Browser::new(browser, session, known, network(address), origin)?;
+    Ok(found.with_second_step(cookie(request, names.step), cookie(request, names.trust)))
 }
 
 /// What a browser says it is: shown to people, so bounded and without control characters.

@@ -62,9 +62,18 @@ impl ClaimsRequest {
     /// The `acr` values that the request calls essential; `None` when it does not.
     #[must_use]
     pub fn essential_acr(&self) -> Option<Vec<&str>> {
-        let acr = self.id_token.get("acr")?.as_ref().filter(|acr| acr.essential)?;
-        let many = acr.values.iter().flatten().chain(&acr.value).filter_map(Value::as_str).collect::<Vec<_>>();
-        (!many.is_empty()).then_some(many)
+        self.acr(true).filter(|values| !values.is_empty())
+    }
+
+    /// The `acr` values that the request would like, in its order.
+    #[must_use]
+    pub fn wished_acr(&self) -> Vec<&str> {
+        self.acr(false).unwrap_or_default()
+    }
+
+    fn acr(&self, essential: bool) -> Option<Vec<&str>> {
+        let acr = self.id_token.get("acr")?.as_ref().filter(|acr| acr.essential == essential)?;
+        Some(acr.values.iter().flatten().chain(&acr.value).filter_map(Value::as_str).collect())
     }
 }
 

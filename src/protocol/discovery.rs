@@ -3,19 +3,16 @@
 
 use serde_json::{Value, json};
 
-use super::acr::ACR_PASSWORD;
 use super::claims::SCOPE_CLAIMS;
 use super::jose::SigningAlgorithm;
 
 /// What a client proves itself with (RFC 7523); the algorithms of `private_key_jwt`.
 pub const ASSERTION_ALGORITHMS: [SigningAlgorithm; 4] = SigningAlgorithm::ALL;
 
-/// The authentication context classes, weakest first.
-pub const ACR_VALUES: [&str; 1] = [ACR_PASSWORD];
-
-/// The metadata document, the same at both well-known addresses.
+/// The metadata document, the same at both well-known addresses. `acr_values` are the classes that a sign-in here can reach,
+/// weakest first.
 #[must_use]
-pub fn metadata<'a>(issuer: &str, resource_scopes: impl Iterator<Item = &'a str>) -> Value {
+pub fn metadata<'a>(issuer: &str, resource_scopes: impl Iterator<Item = &'a str>, acr_values: &[&str]) -> Value {
     let at = |path: &str| format!("{issuer}{path}");
     let algorithms = SigningAlgorithm::ALL.map(SigningAlgorithm::as_str);
     let assertion_algorithms = ASSERTION_ALGORITHMS.map(SigningAlgorithm::as_str);
@@ -56,7 +53,7 @@ pub fn metadata<'a>(issuer: &str, resource_scopes: impl Iterator<Item = &'a str>
         "revocation_endpoint_auth_signing_alg_values_supported": assertion_algorithms,
         "introspection_endpoint_auth_methods_supported": authentication,
         "introspection_endpoint_auth_signing_alg_values_supported": assertion_algorithms,
-        "acr_values_supported": ACR_VALUES,
+        "acr_values_supported": acr_values,
         "claim_types_supported": ["normal"],
         "claims_supported": claims,
         "claims_parameter_supported": true,
@@ -76,7 +73,7 @@ mod tests {
 
     #[test]
     fn everything_the_specifications_require_is_listed() {
-        let document = metadata("https://idp.example", ["orders:read"].into_iter());
+        let document = metadata("https://idp.example", ["orders:read"].into_iter(), &[]);
         for required in [
             "issuer",
             "authorization_endpoint",

@@ -115,6 +115,9 @@ pub struct ClientMetadata {
     /// Our own: a first-party client whose people are not asked for consent.
     #[serde(default)]
     pub skip_consent: bool,
+    /// Our own: people show their second factor for this client, or set one up.
+    #[serde(default)]
+    pub require_mfa: bool,
     /// Our own: the resources this client may have tokens for; absent, any registered one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Vec<String>>,

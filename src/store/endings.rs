@@ -19,6 +19,7 @@ use super::revocations::{
     Actor, Cause, GRANT, LONGEST_ACCESS_TOKEN, Reason, SESSION, TOKEN, Target, append, take_turn,
 };
 use super::schema::{grants, revocations, sessions, users};
+use super::second_factors::distrust_all;
 use super::sign_outs::{NewSignOut, remember};
 use super::{Store, StoreError};
 
@@ -225,6 +226,7 @@ pub(super) fn end_everything_of(
     cause: &Cause,
     now: UnixTime,
 ) -> Result<Ended, StoreError> {
+    distrust_all(conn, user)?;
     let target = Target::User(user);
     end(conn, &Rule { target, issued_before: None, keep: None, sessions_only: false, cause }, now)
 }

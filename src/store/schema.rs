@@ -122,6 +122,7 @@ table! {
         network -> Text,
         created_at -> BigInt,
         expires_at -> BigInt,
+        user_agent -> Text,
     }
 }
 

@@ -8,17 +8,20 @@ use crate::domain::activity::{Event, Origin};
 use crate::domain::flow::Progress;
 use crate::domain::ids::{SessionId, UserId};
 use crate::domain::link::LinkKind;
+use crate::domain::second_factor::{FactorUse, NewDevice};
 use crate::domain::session::{Authentication, Session, SignedIn};
 use crate::domain::throttle::Bucket;
 use crate::domain::user::User;
 
 use super::activity::{NewActivity, note};
-use super::conn::{fixed, on_backend};
+use super::conn::{Conn, fixed, on_backend};
 use super::endings::end_one_session;
 use super::flows::write_progress;
 use super::links::end_links;
+use super::outbox::{NewOutboxItem, enqueue};
 use super::revocations::{Actor, ISSUER, Reason, USER as OF_USER, spared};
 use super::schema::{revocations, sessions, users};
+use super::second_factors::{self, Added, NewTrust, add_device, spend};
 use super::throttles::{forgive, hold, let_go};
 use super::users::{USER, UserRow, hold_alone};
 use super::{Store, StoreError};
@@ -32,8 +35,13 @@ pub struct NewSession {
     pub continues: bool,
     /// Another session of this browser, which ends: its person has been replaced.
     pub replaces: Option<SessionId>,
-    /// The hash that the password was verified against: set anew meanwhile, the sign-in does not count.
-    pub verified_hash: String,
+    /// Of the hash that the password was verified against: set anew meanwhile, the sign-in does not count. `None` where a
+    /// running session only rises by a second factor.
+    pub verified_hash: Option<Digest>,
+    pub second_factor: SecondFactor,
+    pub trust: Option<NewTrust>,
+    /// What the owner is told by mail.
+    pub notices: Vec<NewOutboxItem>,
     /// The same password under today's parameters, where the stored hash had others.
     pub rehashed: Option<String>,
     /// The counts of wrong guesses that this right one must not have to wait for.
@@ -93,10 +101,37 @@ impl From<ListedRow> for ListedSession {
     }
 }
 
+/// What a sign-in shows beside the password.
+pub enum SecondFactor {
+    /// Nothing: it counts only while the person has none.
+    None,
+    /// Nothing, because none is asked for here: by the policy, or because the person trusts this browser.
+    Waived,
+    Spend(FactorUse),
+    Enrol(NewDevice),
+}
+
+/// A password that is not a sign-in yet.
+pub struct HalfSignIn {
+    pub user_id: UserId,
+    pub verified_hash: Digest,
+    pub rehashed: Option<String>,
+    pub buckets: Vec<Bucket>,
+    pub account: Bucket,
+    pub flow: Digest,
+    pub progress: Progress,
+}
+
 /// What storing a sign-in led to.
 #[derive(Debug, PartialEq, Eq)]
 pub enum SignIn {
     Done,
+    /// Done, with a new second factor; `codes` as in [`Added::Done`].
+    Enrolled {
+        codes: bool,
+    },
+    /// The code was taken before. Nothing was stored.
+    Spent,
     /// The account was disabled or got a new password, or the session to continue ended, meanwhile. Nothing was stored.
     Gone,
     /// Too many wrong guesses came in meanwhile; not before this instant. Nothing was stored.
@@ -160,6 +195,12 @@ impl From<SessionRow> for Session {
     }
 }
 
+fn rehash(conn: &mut Conn, user: &UserId, hash: &str) -> Result<(), StoreError> {
+    let update = diesel::update(users::table.find(user.as_str())).set(users::password_hash.eq(hash));
+    on_backend!(conn, |c| update.execute(c)).map_err(StoreError::operation("storing a password hash"))?;
+    Ok(())
+}
+
 impl Store {
     /// The live session of a cookie, and whose it is: not ended, not past its end, seen since `idle_since` or kept, its
     /// person not disabled.
@@ -201,12 +242,26 @@ impl Store {
             let failed = || StoreError::operation("storing a sign-in");
             let session = &new.session;
             // The account before the counts, as everywhere, so that no two wait for each other.
-            let alive = hold_alone(conn, &session.user_id, &new.verified_hash)?;
+            let judged = hold_alone(conn, &session.user_id, new.verified_hash.as_ref())?;
             if let Some(until) = hold(conn, &new.buckets, now)? {
                 return Ok(SignIn::Blocked(until));
             }
-            if !alive {
+            let Some(has_second_factor) = judged else {
                 return Ok(SignIn::Gone);
+            };
+            let mut done = SignIn::Done;
+            match &new.second_factor {
+                SecondFactor::None if has_second_factor => return Ok(SignIn::Gone),
+                SecondFactor::None | SecondFactor::Waived => {}
+                SecondFactor::Spend(used) => {
+                    if !spend(conn, &session.user_id, used, &new.origin, now)? {
+                        return Ok(SignIn::Spent);
+                    }
+                }
+                SecondFactor::Enrol(device) => match add_device(conn, &session.user_id, device, &new.origin, now)? {
+                    Added::Done { codes } => done = SignIn::Enrolled { codes },
+                    Added::Gone => return Ok(SignIn::Gone),
+                },
             }
             forgive(conn, &new.account)?;
             let_go(conn, &new.buckets)?;
@@ -244,16 +299,42 @@ impl Store {
                 end_one_session(conn, replaced, &Reason::SessionReplaced.by(Actor::Owner), now)?;
             }
             if let Some(rehashed) = &new.rehashed {
-                let update =
-                    diesel::update(users::table.find(session.user_id.as_str())).set(users::password_hash.eq(rehashed));
-                on_backend!(conn, |c| update.execute(c)).map_err(failed())?;
+                rehash(conn, &session.user_id, rehashed)?;
             }
+            if let Some(trust) = &new.trust {
+                second_factors::trust(conn, &session.user_id, trust, &new.origin)?;
+            }
+            new.notices.iter().try_for_each(|notice| enqueue(conn, notice))?;
             let signed_in =
                 NewActivity { user: &session.user_id, event: Event::SignedIn, origin: &new.origin, detail: "" };
             note(conn, &signed_in, now)?;
             // Who knows the password needs no link that resets it.
             end_links(conn, &session.user_id, LinkKind::ResetPassword)?;
             write_progress(conn, &new.flow, &new.progress)?;
+            Ok(done)
+        })
+        .await
+    }
+
+    /// Stores that a password was right where more is due: a step of this flow, and nothing that opens anything.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn prove_password(&self, half: HalfSignIn, now: UnixTime) -> Result<SignIn, StoreError> {
+        self.write(move |conn| {
+            let judged = hold_alone(conn, &half.user_id, Some(&half.verified_hash))?;
+            if let Some(until) = hold(conn, &half.buckets, now)? {
+                return Ok(SignIn::Blocked(until));
+            }
+            if judged.is_none() {
+                return Ok(SignIn::Gone);
+            }
+            forgive(conn, &half.account)?;
+            let_go(conn, &half.buckets)?;
+            if let Some(rehashed) = &half.rehashed {
+                rehash(conn, &half.user_id, rehashed)?;
+            }
+            write_progress(conn, &half.flow, &half.progress)?;
             Ok(SignIn::Done)
         })
         .await

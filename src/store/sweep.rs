@@ -45,6 +45,8 @@ impl Store {
             ("throttles", "bucket", now),
             ("links", "link_digest", now),
             ("sign_outs", "sign_out_digest", now),
+            ("totp_enrolments", "binding_digest", now),
+            ("trusted_browsers", "token_digest", now),
             ("revocations", "sequence", now),
             ("grants", "grant_id", late),
             ("sessions", "session_id", late),

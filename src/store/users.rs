@@ -4,6 +4,7 @@ use diesel::prelude::*;
 use serde_json::{Map, Value};
 
 use crate::clock::UnixTime;
+use crate::crypto::opaque::Digest;
 use crate::domain::activity::{Event, Origin};
 use crate::domain::ids::UserId;
 use crate::domain::link::LinkKind;
@@ -31,7 +32,12 @@ pub struct Credential {
     pub user_id: UserId,
     pub password_hash: Option<String>,
     pub disabled: bool,
+    pub has_second_factor: bool,
+    pub is_admin: bool,
 }
+
+/// Identifier, password hash, when it was disabled, whether there is a second factor, whether it is an administrator's.
+type CredentialRow = (String, Option<String>, Option<i64>, bool, bool);
 
 #[derive(Queryable)]
 pub(super) struct UserRow {
@@ -130,12 +136,25 @@ pub(super) fn hold(conn: &mut Conn, user: &UserId) -> Result<bool, StoreError> {
     Ok(row.is_some())
 }
 
-/// The same for one transaction alone, of an account whose password is still the one verified.
-pub(super) fn hold_alone(conn: &mut Conn, user: &UserId, verified_hash: &str) -> Result<bool, StoreError> {
-    let query = users::table.find(user.as_str()).filter(users::disabled_at.is_null()).select(users::password_hash);
-    let row: Option<Option<String>> =
+/// The same for one transaction alone: whether the person has a second factor. Of an account whose password is still the
+/// one verified, where one was.
+pub(super) fn hold_alone(
+    conn: &mut Conn,
+    user: &UserId,
+    verified_hash: Option<&Digest>,
+) -> Result<Option<bool>, StoreError> {
+    let query = users::table
+        .find(user.as_str())
+        .filter(users::disabled_at.is_null())
+        .select((users::password_hash, users::has_second_factor));
+    let row: Option<(Option<String>, bool)> =
         first_locked!(conn, query).map_err(StoreError::operation("holding an account"))?;
-    Ok(row.is_some_and(|stored| stored.as_deref() == Some(verified_hash)))
+    let same = |hash: Option<&String>| match (verified_hash, hash) {
+        (None, _) => true,
+        (Some(verified), Some(hash)) => verified.equals(&Digest::of(hash.as_bytes())),
+        (Some(_), None) => false,
+    };
+    Ok(row.filter(|(hash, _)| same(hash.as_ref())).map(|(_, has)| has))
 }
 
 impl Store {
@@ -243,14 +262,17 @@ impl Store {
                 users::user_id,
                 users::password_hash,
                 users::disabled_at,
+                users::has_second_factor,
+                users::is_admin,
             ));
-            let row: Option<(String, Option<String>, Option<i64>)> =
-                on_backend!(conn, |c| query.first(c).optional())
-                    .map_err(StoreError::operation("finding a password"))?;
-            Ok(row.map(|(id, password_hash, disabled_at)| Credential {
+            let row: Option<CredentialRow> = on_backend!(conn, |c| query.first(c).optional())
+                .map_err(StoreError::operation("finding a password"))?;
+            Ok(row.map(|(id, password_hash, disabled_at, has_second_factor, is_admin)| Credential {
                 user_id: UserId::from_stored(id),
                 password_hash,
                 disabled: disabled_at.is_some(),
+                has_second_factor,
+                is_admin,
             }))
         })
         .await
@@ -278,6 +300,7 @@ impl Store {
             if let Some(name) = name {
                 // Guesses at the old one say nothing of the new.
                 forgive(conn, &Bucket::account(&name, None))?;
+                forgive(conn, &Bucket::second_factor(&id, None))?;
             }
             if rows == 1 {
                 end_links(conn, &id, LinkKind::ResetPassword)?;

@@ -161,6 +161,13 @@ impl Page {
         self.is("error-page")
     }
 
+    /// The texts of the elements that carry this attribute, such as `id="x"`; they hold no elements of their own.
+    pub fn texts(&self, attribute: &str) -> Vec<String> {
+        let start = format!("{attribute}>");
+        let parts = self.answer.body.split(start.as_str()).skip(1);
+        parts.map(|part| unescape(part.split('<').next().unwrap()).trim().to_owned()).collect()
+    }
+
     /// The parameters brought to the client.
     #[track_caller]
     pub fn callback(&self) -> BTreeMap<String, String> {

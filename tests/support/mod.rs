@@ -10,6 +10,7 @@ pub mod chromium;
 pub mod http;
 pub mod jose;
 pub mod mail;
+pub mod phone;
 pub mod postgres;
 pub mod receiver;
 pub mod server;
@@ -19,6 +20,7 @@ pub use browser::{Browser, Page};
 pub use http::{Answer, HTTP, form, get, post, send};
 pub use jose::{ClientKey, claims, header, verify};
 pub use mail::{Mail, Postmaster, TO_DIRECTORY};
+pub use phone::Phone;
 pub use server::TestServer;
 
 use std::time::{Duration, Instant};

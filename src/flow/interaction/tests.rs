@@ -6,9 +6,15 @@ use super::*;
 use crate::domain::ids::{ClientId, SessionId, UserId};
 use crate::domain::session::{Authentication, Session};
 use crate::domain::user::User;
+use crate::protocol::acr::Class;
 use crate::protocol::authorization::{AuthorizationRequest, ResponseTarget};
 use crate::protocol::metadata::ClientMetadata;
 use crate::protocol::params::Params;
+
+fn config(settings: &[(&str, &str)]) -> Config {
+    let settings = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    Config::load(None, settings).unwrap()
+}
 
 const NOW: UnixTime = UnixTime::from_seconds(1_000_000);
 const CONFIDENTIAL: &str = r#"{"redirect_uris": ["https://a.example/cb"]}"#;
@@ -38,7 +44,7 @@ fn signed_in(seconds_ago: i64) -> SignedIn {
         session: Session {
             id: SessionId::from_stored("s1"),
             user_id: user_id.clone(),
-            authentication: Authentication { at, acr: ACR_VALUES[0].to_owned(), amr: "pwd".to_owned() },
+            authentication: Authentication::by("pwd", at),
             proven_at: at,
             last_seen_at: NOW,
             expires_at: NOW.plus(Duration::from_hours(1)),
@@ -63,23 +69,19 @@ fn signed_in(seconds_ago: i64) -> SignedIn {
 #[test]
 fn s61_a_change_in_the_account_needs_a_sign_in_of_the_last_five_minutes_with_all_that_the_person_has() {
     let account = Destination::Account { page: "/account/security".to_owned() };
-    let judge =
-        |destination: &Destination, who: Option<&SignedIn>| match own_page(destination, &Progress::default(), who, NOW)
-        {
-            Step::SignIn => "sign in",
-            Step::Reauthenticate => "prove again",
-            Step::Issue => "arrive",
-            other => panic!("{other:?}"),
-        };
+    let judge = |destination: &Destination, who: Option<&SignedIn>| {
+        let here = Here { progress: &Progress::default(), half: None, signed_in: who, trusted: true };
+        words(&own_page(&config(&[]), destination, here, NOW))
+    };
     assert_eq!(judge(&account, None), "sign in");
-    assert_eq!(judge(&account, Some(&signed_in(300))), "arrive");
+    assert_eq!(judge(&account, Some(&signed_in(300))), "issue");
     assert_eq!(judge(&account, Some(&signed_in(301))), "prove again");
-    assert_eq!(judge(&Destination::Home, Some(&signed_in(301))), "arrive");
+    assert_eq!(judge(&Destination::Home, Some(&signed_in(301))), "issue");
     let mut with_factor = signed_in(0);
     with_factor.user.has_second_factor = true;
     assert_eq!(judge(&account, Some(&with_factor)), "prove again");
     with_factor.session.authentication.amr = "pwd otp mfa".to_owned();
-    assert_eq!(judge(&account, Some(&with_factor)), "arrive");
+    assert_eq!(judge(&account, Some(&with_factor)), "issue");
     // A code alone, a moment ago, makes an old password no newer.
     with_factor.session.proven_at = NOW.minus(Duration::from_secs(301));
     assert_eq!(judge(&account, Some(&with_factor)), "prove again");
@@ -92,9 +94,16 @@ fn proven(session: &str) -> Progress {
 /// The step as one word, with everything allowed that could be remembered.
 fn step(client: &Client, destination: &ClientDestination, progress: &Progress, who: Option<&SignedIn>) -> String {
     let asked = crate::flow::consent::asked(&destination.request);
-    match next_step(client, destination, progress, who, Some(&asked), &asked, NOW) {
+    let here = Here { progress, half: None, signed_in: who, trusted: false };
+    words(&next_step(&config(&[]), client, destination, here, Some(&asked), &asked, NOW))
+}
+
+fn words(step: &Step) -> String {
+    match step {
         Step::SignIn => "sign in".to_owned(),
         Step::Reauthenticate => "prove again".to_owned(),
+        Step::SecondFactor => "code".to_owned(),
+        Step::Enrol => "enrol".to_owned(),
         Step::SelectAccount => "select".to_owned(),
         Step::Consent(_) => "consent".to_owned(),
         Step::Issue => "issue".to_owned(),
@@ -109,7 +118,7 @@ fn s78_what_the_request_asks_for_decides_the_step() {
         let claims = json!({"id_token": {"acr": {"essential": true, "value": class}}}).to_string();
         format!("claims={}", form_urlencoded::byte_serialize(claims.as_bytes()).collect::<String>())
     };
-    let (ours, foreign) = (acr(ACR_VALUES[0]), acr("urn:other"));
+    let (ours, foreign) = (acr(Class::Password.acr()), acr("urn:other"));
     // What is asked, signed in how long ago, proven in this flow, the step.
     for (extra, ago, in_flow, expected) in [
         ("", None, false, "sign in"),
@@ -181,12 +190,63 @@ fn s17_nothing_beyond_the_remembered_consent_is_silent() {
     let destination = destination(&client, "prompt=none");
     let asked = crate::flow::consent::asked(&destination.request);
     let judge = |remembered: Option<&Consent>| {
-        next_step(&client, &destination, &Progress::default(), Some(&who), remembered, &asked, NOW)
+        let here = Here { progress: &Progress::default(), half: None, signed_in: Some(&who), trusted: false };
+        next_step(&config(&[]), &client, &destination, here, remembered, &asked, NOW)
     };
     assert!(matches!(judge(None), Step::Refuse(_)));
     assert!(matches!(judge(Some(&Consent::default())), Step::Refuse(_)));
     assert!(matches!(judge(Some(&asked)), Step::Issue));
     let more = Consent { resources: BTreeSet::from(["https://api.example".to_owned()]), ..asked.clone() };
-    let judged = next_step(&client, &destination, &Progress::default(), Some(&who), Some(&asked), &more, NOW);
+    let here = Here { progress: &Progress::default(), half: None, signed_in: Some(&who), trusted: false };
+    let judged = next_step(&config(&[]), &client, &destination, here, Some(&asked), &more, NOW);
     assert!(matches!(judged, Step::Refuse(_)));
+}
+
+#[test]
+fn s59_half_a_sign_in_and_an_older_session_lead_to_the_second_step_and_nowhere_else() {
+    let client = client(CONFIDENTIAL);
+    let mut weak = signed_in(10);
+    weak.user.has_second_factor = true;
+    let mut strong = weak.clone();
+    strong.session.authentication = Authentication::by("pwd otp mfa", NOW);
+    let plain = signed_in(10);
+    let essential = |class: &str| {
+        let claims = json!({"id_token": {"acr": {"essential": true, "value": class}}}).to_string();
+        format!("claims={}", form_urlencoded::byte_serialize(claims.as_bytes()).collect::<String>())
+    };
+    let (mfa, wish) = (essential(Class::Mfa.acr()), format!("acr_values={}", Class::Mfa.acr()));
+    let never = [("COUNTERSIGN_MFA__REQUIRED", "never")];
+    let always = [("COUNTERSIGN_MFA__REQUIRED", "always")];
+    // Settings, what is asked, half a sign-in, the session, a trusted browser, the step.
+    for (settings, extra, half, who, trusted, expected) in [
+        (&[][..], "", None, Some(&plain), false, "issue"),
+        (&[], "", None, Some(&weak), false, "code"),
+        (&[], "prompt=none", None, Some(&weak), false, "login_required"),
+        (&[], "", None, Some(&strong), false, "issue"),
+        (&[], "", None, Some(&weak), true, "issue"),
+        (&[], &mfa, None, Some(&weak), true, "code"),
+        (&[], &wish, None, Some(&weak), true, "code"),
+        (&[], &wish, None, Some(&plain), false, "issue"),
+        (&[], &mfa, None, Some(&plain), false, "enrol"),
+        (&[], &mfa, None, Some(&strong), false, "issue"),
+        (&[], "prompt=login", None, Some(&strong), false, "prove again"),
+        (&[], "", Some(&weak.user), None, false, "code"),
+        (&[], "", Some(&weak.user), Some(&strong), true, "code"),
+        (&[], "prompt=consent", Some(&weak.user), Some(&strong), true, "code"),
+        // What half a sign-in was for is gone: nothing is made of it.
+        (&[], "", Some(&plain.user), None, false, "sign in"),
+        (&always, "", None, Some(&plain), false, "enrol"),
+        (&always, "", Some(&plain.user), None, false, "enrol"),
+        (&never, "", None, Some(&weak), false, "issue"),
+        (&never, &mfa, None, Some(&strong), false, "unmet_authentication_requirements"),
+        (&never, &wish, None, Some(&weak), false, "issue"),
+    ] {
+        let destination = destination(&client, extra);
+        let asked = crate::flow::consent::asked(&destination.request);
+        let progress = Progress::default();
+        let here = Here { progress: &progress, half, signed_in: who, trusted };
+        let step = next_step(&config(settings), &client, &destination, here, Some(&asked), &asked, NOW);
+        let half = half.is_some();
+        assert_eq!(words(&step), expected, "{settings:?} {extra} {half} {trusted}");
+    }
 }

@@ -10,7 +10,7 @@ use crate::protocol::error::OAuthError;
 use crate::protocol::token::RefreshTokenRequest;
 use crate::store::{Rotation, RotationRequest};
 
-use super::super::Context;
+use super::super::{Context, assurance};
 use super::{Issued, check_resource, issue_for_grant};
 
 pub(super) async fn exchange(
@@ -46,6 +46,9 @@ pub(super) async fn exchange(
         }
         Rotation::Unknown => return Err(unknown()),
     };
+    if !assurance::still_suffices(ctx, client, &grant).await? {
+        return Err(OAuthError::invalid_grant("The sign-in behind it is not as strong as it must be by now."));
+    }
     let scope = request.scope.as_ref().unwrap_or(&grant.scope);
     let (access, id_token) =
         issue_for_grant(ctx, client, &grant, scope, request.resource.as_deref(), None, now).await?;

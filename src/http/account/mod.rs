@@ -18,12 +18,14 @@ use askama::Template;
 use secrecy::ExposeSecret as _;
 
 use crate::clock::UnixTime;
+use crate::config::MfaRequired;
 use crate::domain::flow::Destination;
 use crate::domain::session::SignedIn;
 use crate::domain::zone::Zone;
 use crate::flow::Context;
+use crate::flow::assurance::sufficient;
 use crate::flow::authorize::start_flow;
-use crate::flow::session::{Browser, current};
+use crate::flow::session::Browser;
 use crate::protocol::error::OAuthError;
 use crate::protocol::params::Params;
 
@@ -122,7 +124,7 @@ async fn visit(request: &HttpRequest, ctx: &Context, path: &'static str) -> Resu
     let https = ctx.config.issuer.is_https();
     let failed = |error: OAuthError| error_page(&error, https);
     let (browser, now) = (browser(request, ctx).map_err(failed)?, ctx.now());
-    if let Some(signed_in) = current(ctx, &browser, now).await.map_err(|error| failed(error.into()))? {
+    if let Some(signed_in) = sufficient(ctx, &browser, now).await.map_err(|error| failed(error.into()))? {
         return Ok(Visit { browser, signed_in });
     }
     let flow = start_flow(ctx, Destination::Account { page: path.to_owned() }, &browser, now).await.map_err(failed)?;
@@ -195,6 +197,7 @@ async fn get(request: HttpRequest, ctx: web::Data<Context>) -> HttpResponse {
         account_name: &user.label(),
         account_email: user.email.as_deref(),
         is_admin: user.is_admin,
+        second_step: ctx.config.mfa.required != MfaRequired::Never,
     };
     show(&ctx, &visit, &body, None)
 }

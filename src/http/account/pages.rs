@@ -21,6 +21,8 @@ pub struct AccountPage<'a> {
     pub account_name: &'a str,
     pub account_email: Option<&'a str>,
     pub is_admin: bool,
+    /// Whether there are second factors here at all.
+    pub second_step: bool,
 }
 
 /// The claims that people write themselves. Posts each by its name.

@@ -1,0 +1,1 @@
+ALTER TABLE trusted_browsers DROP COLUMN user_agent;

@@ -1,0 +1,1 @@
+ALTER TABLE trusted_browsers ADD COLUMN user_agent TEXT NOT NULL DEFAULT '';

@@ -1,6 +1,6 @@
 //! Many clients at one grant at once: is there an order of what they did in which every answer is right? If not, something
 //! was accepted twice, or revoked and alive again. For each grant all orders that time allows are searched, as Knossos does
-//! (reliability figure 3, short form).
+//! (reliability figure 3, short form). On PostgreSQL each of them goes to one of two nodes as chance has it.
 //!
 //! `TEST_SEED` repeats a run as far as chance goes (not the races), `TEST_GRANTS` lengthens it; scripts/campaign does.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
@@ -13,10 +13,12 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use support::{App, Browser, Dice, PASSWORD, World};
+use support::postgres::{on_postgres, shared};
+use support::{App, Browser, Dice, PASSWORD, TestServer, World};
 
 /// At one grant.
 const CLIENTS: u64 = 4;
+const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 /// Of one client; together no more than the bits of a mask.
 const STEPS: u64 = 10;
 
@@ -171,8 +173,20 @@ fn setting(name: &str, default: u64) -> u64 {
 
 /// Fights over `grants` grants, four at a time, and explains each.
 fn campaign(leeway: &str, grants: u64, seed: u64) {
-    let w = World::new(&[("COUNTERSIGN_REFRESH_TOKEN__REUSE_LEEWAY", leeway)]);
-    let apps = [w.web.clone()];
+    let mut env = vec![("COUNTERSIGN_REFRESH_TOKEN__REUSE_LEEWAY", leeway)];
+    let database = on_postgres().then(|| shared().database());
+    if let Some(url) = &database {
+        // One key for both nodes.
+        env.extend([("COUNTERSIGN_DATABASE_URL", url.as_str()), ("COUNTERSIGN_KEY_ENCRYPTION_KEY", KEY)]);
+    }
+    let w = World::new(&env);
+    let mut apps = vec![w.web.clone()];
+    let _second = database.as_ref().map(|_| {
+        let second =
+            TestServer::running(&[env.as_slice(), &[("COUNTERSIGN_ISSUER", w.server.issuer.as_str())]].concat());
+        apps.push(App { issuer: second.url(""), ..w.web.clone() });
+        second
+    });
     let (next, operations, slowest) = (AtomicU64::new(0), AtomicUsize::new(0), Mutex::new(Duration::ZERO));
     std::thread::scope(|scope| {
         for _ in 0..4 {
@@ -205,7 +219,8 @@ fn campaign(leeway: &str, grants: u64, seed: u64) {
         }
     });
     println!(
-        "{grants} grants, {CLIENTS} clients each, leeway {leeway}: {} operations, 0 unexplained; slowest {:?}",
+        "{grants} grants, {CLIENTS} clients each, {} nodes, leeway {leeway}: {} operations, 0 unexplained; slowest {:?}",
+        apps.len(),
         operations.into_inner(),
         slowest.into_inner().unwrap()
     );

@@ -14,6 +14,9 @@ use support::http::try_send;
 use support::server::free_port;
 use support::{HTTP, PASSWORD, TestServer, World, get, post, send, wait_for};
 
+/// The embedded database, where the test looks into the file.
+const ON_FILE: (&str, &str) = ("COUNTERSIGN_DATABASE_URL", "sqlite://data/countersign.db");
+
 /// A world whose operator listens, and where.
 fn observed(env: &[(&str, &str)]) -> (World, String) {
     let operator = format!("127.0.0.1:{}", free_port());
@@ -137,7 +140,7 @@ fn quoted(server: &TestServer, answer: &support::Answer) {
 fn a_failure_of_ours_has_a_number_that_stands_in_the_log() {
     use diesel::connection::SimpleConnection as _;
     use diesel::prelude::*;
-    let w = World::new(&[]);
+    let w = World::new(&[ON_FILE]);
     let path = w.server.data_dir().join("countersign.db");
     let mut database = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
     database.batch_execute("BEGIN IMMEDIATE").unwrap();
@@ -149,7 +152,8 @@ fn a_failure_of_ours_has_a_number_that_stands_in_the_log() {
     let ready = get(w.server.url("/health/ready"));
     assert_eq!((ready.status, ready.body.trim()), (503, "not ready"), "{ready:?}");
     database.batch_execute("ROLLBACK").unwrap();
-    assert_eq!(get(w.server.url("/health/ready")).status, 200);
+    // Who waited for the lock at that moment is told as all were before.
+    wait_for("the database to be good again", || (get(w.server.url("/health/ready")).status == 200).then_some(()));
 }
 
 fn ask(stream: &mut TcpStream, path: &str) -> std::io::Result<String> {
@@ -274,7 +278,7 @@ fn what_was_leased_is_handed_back_at_the_end() {
     // A mail server that takes connections and says nothing.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("smtp://{}", silent.local_addr().unwrap());
-    let w = World::new(&[("COUNTERSIGN_MAIL__URL", &url), ("COUNTERSIGN_MAIL__FROM", "no-reply@example.com")]);
+    let w = World::new(&[ON_FILE, ("COUNTERSIGN_MAIL__URL", &url), ("COUNTERSIGN_MAIL__FROM", "no-reply@example.com")]);
     let browser = w.browser();
     let page = browser.open(w.server.url("/password/forgot"));
     browser.press(&page, "forgot-submit", &[("email", "ada@example.com")]).is("forgot-sent-page");

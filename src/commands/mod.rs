@@ -153,7 +153,7 @@ enum DbCommand {
     ///
     /// The server remembers the latest time it has told and tells no earlier one, so that nothing that expired lives
     /// again when a clock is set back. Where the clock was wrong before, ahead of the true time, and is right now, this
-    /// says so. Every server on the database must be stopped. What was issued while the clock was ahead lives longer by
+    /// says so. Every server on the database must be stopped: one that runs puts its own time back. What was issued while the clock was ahead lives longer by
     /// as much: end it first where that matters.
     #[command(after_long_help = manual!(
         prints "the time before, and the time from now on",

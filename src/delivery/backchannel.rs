@@ -131,6 +131,10 @@ impl Worker {
     async fn serve(&self, destination: &str) -> Result<bool, StoreError> {
         let mut limit = 1;
         loop {
+            // What is leased at the end is handed back, so nothing more is taken then.
+            if self.ctx.is_stopping() {
+                return Ok(true);
+            }
             let now = self.ctx.now();
             let lease = Lease {
                 kind: OutboxKind::Logout,

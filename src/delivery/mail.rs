@@ -198,7 +198,8 @@ pub async fn send_mail(ctx: Arc<Context>, mailer: Mailer) {
 /// Tries what is due; how many there were.
 async fn send_due(ctx: &Context, mailer: &Mailer) -> Result<usize, StoreError> {
     let now = ctx.now();
-    if ctx.store.due_destinations(OutboxKind::Mail, now).await?.is_empty() {
+    // What is leased at the end is handed back, so nothing more is taken then.
+    if ctx.is_stopping() || ctx.store.due_destinations(OutboxKind::Mail, now).await?.is_empty() {
         return Ok(0);
     }
     for (_, error) in ctx.store.give_up_expired(OutboxKind::Mail, now).await? {

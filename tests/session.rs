@@ -5,7 +5,11 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use support::{Browser, PASSWORD, World, claims, wait_for, wait_until};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use support::{Answer, App, Browser, HTTP, PASSWORD, Page, TestServer, World, claims, post, wait_for, wait_until};
 
 /// Signs "ada" in, with the box ticked or not, and gives the `Set-Cookie` line of the session.
 fn sign_in(w: &World, browser: &Browser, keep: &str) -> String {
@@ -98,4 +102,173 @@ fn a_sid_is_shared_or_of_one_client_alone() {
     let (one, other) = sids("per_client");
     assert_ne!(one, other);
     assert_eq!(one.as_str().unwrap().len(), 43);
+}
+
+/// A request as a proxy of ours forwards it from an address.
+fn from(browser: &Browser, address: &str, url: &str) -> Answer {
+    browser.send(HTTP.get(url).header("x-forwarded-for", address))
+}
+
+fn bound(w: &World, binding: &str, extent: &str) -> App {
+    w.server.client(&json!({
+        "redirect_uris": ["https://bound.example/callback"], "grant_types": ["authorization_code", "refresh_token"],
+        "skip_consent": true, "network_binding": binding, "network_binding_extent": extent,
+    }))
+}
+
+/// Where people sign in in these tests: this machine. Near it, and far away.
+const NEAR: &str = "127.0.0.77";
+const FAR: &str = "203.0.113.7";
+
+#[test]
+fn a_session_is_bound_to_its_network_as_its_client_wishes() {
+    let w = World::new(&[("COUNTERSIGN_TRUSTED_PROXIES", "127.0.0.1/32")]);
+    let browser = w.browser();
+    w.web.tokens(&browser, "openid");
+    let location = |app: &App, address: &str, prompt: Option<&str>| {
+        let request = prompt.into_iter().fold(app.request(), |request, prompt| request.with("prompt", prompt));
+        from(&browser, address, &request.url()).header("location").to_owned()
+    };
+    let off = bound(&w, "off", "address");
+    assert!(location(&off, FAR, None).contains("code="));
+    assert!(!w.server.log().contains("from another network"));
+    let log = bound(&w, "log", "prefix");
+    assert!(location(&log, NEAR, None).contains("code="));
+    assert!(!w.server.log().contains("from another network"));
+    assert!(location(&log, FAR, None).contains("code="));
+    wait_for("the line", || w.server.log().contains("a session is used from another network").then_some(()));
+
+    for (binding, error) in [("ask", "login_required"), ("refuse", "access_denied")] {
+        let prefix = bound(&w, binding, "prefix");
+        assert!(location(&prefix, NEAR, None).contains("code="), "{binding}");
+        assert!(location(&prefix, FAR, Some("none")).contains(&format!("error={error}")), "{binding}");
+        let address = bound(&w, binding, "address");
+        assert!(location(&address, "127.0.0.1", None).contains("code="), "{binding}");
+        assert!(location(&address, NEAR, Some("none")).contains(&format!("error={error}")), "{binding}");
+    }
+    assert!(location(&bound(&w, "refuse", "prefix"), FAR, None).contains("error=access_denied"));
+
+    // Asked again there, the session is at home there, with all of its clients; the way back home asks again.
+    for (binding, prompt) in [("ask", None), ("refuse", Some("login"))] {
+        let app = bound(&w, binding, "prefix");
+        let flow = w.server.url(&location(&app, FAR, prompt));
+        let page = Page { url: flow.parse().unwrap(), foreign: false, answer: from(&browser, FAR, &flow) };
+        let form = page.is("login-page").form_of("login-submit");
+        assert!(form.value("username").is_none(), "{binding}: the person is known");
+        let fields = form.filled(&[("password", PASSWORD)]);
+        let request = post(page.url.join(&form.action).unwrap(), &fields).header("origin", &w.server.issuer);
+        let answer = browser.send(request.header("x-forwarded-for", FAR));
+        let end = from(&browser, FAR, &w.server.url(answer.header("location")));
+        assert!(end.header("location").contains("code="), "{binding}: {end:?}");
+        assert!(location(&app, FAR, Some("none")).contains("code="), "{binding}");
+        assert!(location(&app, "127.0.0.1", Some("none")).contains("error="), "{binding}");
+        let home = browser.open(w.web.request().with("prompt", "login").url());
+        browser.press(&home, "login-submit", &[("password", PASSWORD)]).code();
+    }
+}
+
+#[test]
+fn a_refresh_token_is_bound_to_its_network_as_its_client_wishes() {
+    let w = World::new(&[("COUNTERSIGN_TRUSTED_PROXIES", "127.0.0.1/32")]);
+    let refresh = |app: &App, token: &str, address: &str| {
+        let fields = [("grant_type", "refresh_token"), ("refresh_token", token)];
+        let request = app.authenticated(post(app.url("/token"), &fields)).header("x-forwarded-for", address);
+        support::send(request)
+    };
+    let text = |answer: &Answer| answer.ok()["refresh_token"].as_str().unwrap().to_owned();
+    for binding in ["ask", "refuse"] {
+        let app = bound(&w, binding, "prefix");
+        let tokens = app.tokens(&w.browser(), "openid");
+        refresh(&app, tokens.refresh(), FAR).refused(400, "invalid_grant");
+        let second = text(&refresh(&app, tokens.refresh(), NEAR));
+        assert!(app.is_active(&second), "what was refused far away goes on at home");
+        // A spent one is reuse wherever it comes from: far away no leeway hands out its successor.
+        refresh(&app, tokens.refresh(), FAR).refused(400, "invalid_grant");
+        refresh(&app, &second, "127.0.0.1").refused(400, "invalid_grant");
+    }
+    let app = bound(&w, "refuse", "address");
+    let tokens = app.tokens(&w.browser(), "openid");
+    refresh(&app, tokens.refresh(), NEAR).refused(400, "invalid_grant");
+    for (binding, line) in [("off", false), ("log", true)] {
+        let app = bound(&w, binding, "prefix");
+        let tokens = app.tokens(&w.browser(), "openid");
+        text(&refresh(&app, tokens.refresh(), FAR));
+        let told = || w.server.log().contains("a refresh token is used from another network");
+        if line {
+            wait_for("the line", || told().then_some(()));
+        } else {
+            assert!(!told());
+        }
+    }
+}
+
+#[test]
+fn session_management_is_off_unless_configured() {
+    let w = support::world();
+    assert!(w.get("/.well-known/openid-configuration").ok().get("check_session_iframe").is_none());
+    assert_eq!(w.get("/check-session").status, 404);
+    let browser = w.browser();
+    assert!(!browser.through(w.web.request().url()).callback().contains_key("session_state"));
+    assert!(!browser.cookies().contains_key("cs_state"));
+}
+
+#[test]
+fn session_state_is_a_salted_hash_of_client_origin_and_session() {
+    let w = World::new(&[("COUNTERSIGN_SESSION__MANAGEMENT", "true")]);
+    w.server.user("grace");
+    let frame = w.get("/.well-known/openid-configuration").ok()["check_session_iframe"].as_str().unwrap().to_owned();
+    assert_eq!(frame, format!("{}/check-session", w.server.issuer));
+    let page = support::get(&frame);
+    let policy = page.header("content-security-policy");
+    let rule = policy.split(';').find(|rule| rule.trim().starts_with("frame-ancestors")).unwrap();
+    assert!(
+        rule.contains(" https://web.example") && rule.contains(" http://127.0.0.1") && !rule.contains('*'),
+        "{rule}"
+    );
+    assert!(policy.contains("default-src 'none'") && policy.contains("script-src 'self'"), "{policy}");
+    assert_eq!(page.header("x-frame-options"), "");
+
+    let browser = w.browser();
+    let callback = |app: &App, username: &str| browser.through_as(app.request().url(), username).callback();
+    let holds = |app: &App, origin: &str, session_state: &str| {
+        let (hash, salt) = session_state.split_once('.').unwrap();
+        let state = &browser.cookies()["cs_state"];
+        let digest = Sha256::digest(format!("{} {origin} {state} {salt}", app.id));
+        URL_SAFE_NO_PAD.encode(digest) == hash
+    };
+    let (one, again) = (callback(&w.web, "ada"), callback(&w.web, "ada"));
+    assert_ne!(one["session_state"], again["session_state"], "salted");
+    assert!(!one["session_state"].contains(' '));
+    let third = callback(&w.third, "ada");
+    assert!(holds(&w.web, "https://web.example", &one["session_state"]));
+    assert!(holds(&w.web, "https://web.example", &again["session_state"]));
+    assert!(holds(&w.third, "https://third.example", &third["session_state"]));
+    assert!(!holds(&w.third, "https://web.example", &third["session_state"]));
+    let (session, state) = (browser.cookies()["cs_session"].clone(), browser.cookies()["cs_state"].clone());
+    let sid = claims(w.web.tokens(&browser, "openid").id())["sid"].as_str().unwrap().to_owned();
+    assert!(session != state && state != sid, "it opens nothing");
+    let line = browser.set_cookie_lines().into_iter().find(|line| line.starts_with("cs_state=")).unwrap();
+    assert!(!line.contains("HttpOnly") && line.contains("SameSite=Lax") && line.contains("Path=/"), "{line}");
+
+    // Another person, and nobody, are other states.
+    let page = browser.open(w.web.request().with("prompt", "select_account").url());
+    let page = browser.press(&page, "account-other", &[]);
+    browser.sign_in_as(&page, "grace", PASSWORD).code();
+    assert!(!holds(&w.web, "https://web.example", &one["session_state"]));
+    let home = browser.open(w.server.url("/"));
+    browser.press(&home, "sign-out", &[]);
+    assert_eq!(browser.cookies()["cs_state"], "-");
+}
+
+#[test]
+fn over_https_the_state_reaches_frames_of_other_sites() {
+    let server = TestServer::prepare(&[
+        ("COUNTERSIGN_ISSUER", "https://id.example"),
+        ("COUNTERSIGN_TRUSTED_PROXIES", "127.0.0.1/32"),
+        ("COUNTERSIGN_SESSION__MANAGEMENT", "true"),
+    ]);
+    server.start();
+    let answer = support::send(post(server.url("/sign-out"), &[("x", "y")]));
+    let lines: Vec<_> = answer.headers.get_all("set-cookie").iter().map(|line| line.to_str().unwrap()).collect();
+    assert!(lines.contains(&"__Host-cs_state=-; Path=/; SameSite=None; Secure"), "{lines:?}");
 }

@@ -22,8 +22,8 @@ use countersign::domain::user::User;
 use countersign::protocol::metadata::ClientMetadata;
 use countersign::protocol::scope::Scope;
 use countersign::store::{
-    Actor, Exchange, Failure, NewGrant, NewSession, NewUser, PersonsToken, Reason, Registered, Rotation,
-    RotationRequest, SecondFactor, SignIn, Store, StoreError,
+    Actor, Exchange, Failure, FirstRefreshToken, NewGrant, NewSession, NewUser, PersonsToken, Reason, Registered,
+    Rotation, RotationRequest, SecondFactor, SignIn, Store, StoreError,
 };
 
 const NOW: UnixTime = UnixTime::from_seconds(1_700_000_000);
@@ -146,6 +146,7 @@ impl World {
                 scope: Scope::parse(scope).unwrap(),
                 details: GrantDetails::default(),
                 authentication: Authentication { at: NOW, acr: "a".into(), amr: "pwd".into() },
+                network: None,
                 created_at: NOW,
             },
         };
@@ -154,7 +155,7 @@ impl World {
     }
 
     async fn exchange(&self, code: GrantSecret, first: &GrantSecret) -> Exchange {
-        let refresh = Some((first.digest(), NOW.plus(DAY)));
+        let refresh = Some(FirstRefreshToken { digest: first.digest(), idle_end: NOW.plus(DAY), network: None });
         let (client, binding) = (self.client.clone(), self.binding);
         self.store.exchange_code(code, binding, client, refresh, NOW.plus(DAY), NOW).await.unwrap()
     }
@@ -197,6 +198,8 @@ async fn rotate(
     let request = RotationRequest {
         presented: again(token),
         client_id: client.clone(),
+        network: "192.0.2.0/24".into(),
+        network_decides: true,
         idle: DAY,
         reuse_leeway: Duration::from_secs(leeway),
     };
@@ -256,9 +259,9 @@ async fn s11_s28_codes_and_tokens_are_bound_and_expire() {
     let world = World::new().await;
     let (code, _) = world.grant("openid").await;
     let first = GrantSecret::mint().unwrap().with_handle_of(&code);
-    let refresh = Some((first.digest(), NOW.plus(DAY)));
+    let refresh = Some(FirstRefreshToken { digest: first.digest(), idle_end: NOW.plus(DAY), network: None });
     let spend = |binding: &'static [u8], client: ClientId, now| {
-        let (store, code) = (world.store.clone(), again(&code));
+        let (store, code, refresh) = (world.store.clone(), again(&code), refresh.clone());
         async move { store.exchange_code(code, Digest::of(binding), client, refresh, NOW.plus(DAY), now).await.unwrap() }
     };
     let late = NOW.plus(Duration::from_mins(1));

@@ -276,6 +276,23 @@ pub fn sid_of_client(key: &DerivedKey, session: &str, client: &str) -> String {
     URL_SAFE_NO_PAD.encode(keyed_hash(&key.0, format!("sid\n{client}\n{session}").as_bytes()))
 }
 
+/// What stands for a session where its browser's pages can read it (OpenID Connect Session Management section 3.2): another
+/// for each session, and good for nothing else.
+#[must_use]
+pub fn browser_state(key: &DerivedKey, session: &str) -> String {
+    URL_SAFE_NO_PAD.encode(keyed_hash(&key.0, format!("state\n{session}").as_bytes()))
+}
+
+/// `session_state`, OpenID Connect Session Management section 2; `static/check-session.js` computes the same.
+///
+/// # Errors
+/// When the system has no randomness to give.
+pub fn session_state(client: &str, origin: &str, browser_state: &str) -> Result<String, CryptoError> {
+    let salt = URL_SAFE_NO_PAD.encode(random::<16>()?);
+    let digest = Sha256::digest(format!("{client} {origin} {browser_state} {salt}"));
+    Ok(format!("{}.{salt}", URL_SAFE_NO_PAD.encode(digest)))
+}
+
 /// Compares two texts in a time that tells nothing of where they differ.
 #[must_use]
 pub fn same_text(one: &str, other: &str) -> bool {

@@ -22,6 +22,8 @@ pub struct Grant {
     pub scope: Scope,
     pub details: GrantDetails,
     pub authentication: Authentication,
+    /// The network that its refresh tokens were given to, where its client binds them to one.
+    pub network: Option<String>,
     pub created_at: UnixTime,
 }
 

@@ -52,4 +52,6 @@ pub struct Session {
 pub struct SignedIn {
     pub session: Session,
     pub user: User,
+    /// From where the request at hand comes.
+    pub address: String,
 }

@@ -139,7 +139,7 @@ pub async fn change_password(
         return Ok(PasswordChange::Gone);
     }
     tracing::info!(user.id = %signed_in.user.id, end_others, "a person changed their password");
-    let cookie = SessionCookie::new(&cookie, &signed_in.session, now);
+    let cookie = SessionCookie::new(ctx, &cookie, &signed_in.session, now);
     Ok(PasswordChange::Changed(Renewed { cookie, known }))
 }
 

@@ -117,6 +117,9 @@ pub async fn decide(
         }
         _ => None,
     };
+    if let Some(signed_in) = here.signed_in.filter(|signed_in| client.sees_elsewhere(signed_in)) {
+        tracing::warn!(client.id = %client.id, user.id = %signed_in.user.id, binding = ?client.metadata.network_binding, "a session is used from another network");
+    }
     let asked = consent::asked(&destination.request);
     Ok(next_step(&ctx.config, client, destination, here, remembered.as_ref(), &asked, now))
 }

@@ -86,13 +86,17 @@ pub async fn confirm(
 ///
 /// # Errors
 /// When the system has no randomness to give.
-pub fn rise(session: &Session, now: UnixTime) -> Result<(Option<SessionRise>, Option<SessionCookie>), CryptoError> {
+pub fn rise(
+    ctx: &Context,
+    session: &Session,
+    now: UnixTime,
+) -> Result<(Option<SessionRise>, Option<SessionCookie>), CryptoError> {
     if session.authentication.is_multi_factor() {
         return Ok((None, None));
     }
     let secret = SessionSecret::mint()?;
     let authentication = Authentication::by(&format!("{AMR_PASSWORD} {AMR_OTP} {AMR_MFA}"), now);
-    let cookie = SessionCookie::new(&secret, session, now);
+    let cookie = SessionCookie::new(ctx, &secret, session, now);
     Ok((Some(SessionRise { cookie: secret.digest(), authentication }), Some(cookie)))
 }
 

@@ -13,6 +13,7 @@ use crate::domain::ids::UserId;
 use crate::domain::session::SignedIn;
 use crate::domain::user::User;
 use crate::protocol::error::OAuthError;
+use crate::protocol::metadata::NetworkBinding;
 use crate::protocol::response_mode::AuthorizationResponse;
 use crate::store::StoreError;
 
@@ -89,8 +90,13 @@ pub fn next_step(
         }
         return ask(Step::SignIn, OAuthError::login_required("Another person is signed in."));
     }
-    if !progress.signed_in && must_prove_again(request.prompt.login, request.max_age, signed_in, now) {
+    let elsewhere = client.sees_elsewhere(signed_in);
+    let ask_again = elsewhere && client.metadata.network_binding == NetworkBinding::Ask;
+    if !progress.signed_in && (ask_again || must_prove_again(request.prompt.login, request.max_age, signed_in, now)) {
         return ask(Step::Reauthenticate, OAuthError::login_required("The sign-in is not recent enough."));
+    }
+    if elsewhere && client.metadata.network_binding == NetworkBinding::Refuse {
+        return Step::Refuse(OAuthError::access_denied("The person signed in from another network than this one."));
     }
     if request.prompt.select_account && !progress.account_chosen && !progress.signed_in {
         return Step::SelectAccount;
@@ -253,7 +259,7 @@ pub async fn is_trusted_by(
     now: UnixTime,
 ) -> Result<bool, StoreError> {
     match signed_in {
-        Some(SignedIn { session, user }) if !session.authentication.is_multi_factor() => {
+        Some(SignedIn { session, user, .. }) if !session.authentication.is_multi_factor() => {
             assurance::is_trusted(ctx, browser, &user.id, user.into(), now).await
         }
         _ => Ok(false),

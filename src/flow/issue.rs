@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use crate::clock::UnixTime;
 use crate::crypto::CryptoError;
 use crate::crypto::jwt::{TokenType, at_hash};
-use crate::crypto::opaque::{CODE_PREFIX, Digest, GrantSecret};
+use crate::crypto::opaque::{CODE_PREFIX, Digest, GrantSecret, browser_state, session_state};
 use crate::domain::client::Client;
 use crate::domain::flow::ClientDestination;
 use crate::domain::grant::{Grant, GrantDetails};
@@ -14,6 +14,7 @@ use crate::domain::ids::GrantId;
 use crate::domain::session::SignedIn;
 use crate::domain::user::User;
 use crate::protocol::error::OAuthError;
+use crate::protocol::redirect_uri::origin_of;
 use crate::protocol::response_mode::AuthorizationResponse;
 use crate::store::NewGrant;
 
@@ -60,6 +61,7 @@ pub async fn code(
                 nonce: request.nonce.clone(),
             },
             authentication: assurance::told(&ctx.config.acr, request, &signed_in.session.authentication),
+            network: None,
             created_at: now,
         },
     });
@@ -67,7 +69,13 @@ pub async fn code(
         return Ok(None);
     }
     let code = secret.reveal(CODE_PREFIX).expose_secret().to_owned();
-    Ok(Some(request.target.respond(ctx.issuer(), vec![("code", code)])))
+    let mut parameters = vec![("code", code)];
+    let origin = origin_of(&request.target.redirect_uri).filter(|_| ctx.config.session.management);
+    let browser_state = origin.as_ref().map(|_| browser_state(&ctx.session_key, signed_in.session.id.as_str()));
+    if let (Some(origin), Some(browser_state)) = (&origin, &browser_state) {
+        parameters.push(("session_state", session_state(destination.client_id.as_str(), origin, browser_state)?));
+    }
+    Ok(Some(AuthorizationResponse { browser_state, ..request.target.respond(ctx.issuer(), parameters) }))
 }
 
 /// Signs an ID token, OpenID Connect Core section 2. `nonce` goes into the one that answers the authorization request

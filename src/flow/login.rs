@@ -143,7 +143,7 @@ pub async fn sign_in(
     let cookie = SessionSecret::mint()?;
     let Renewed { session, continues, replaces } =
         renew(ctx, situation, browser, &credential.user_id, Authentication::by(AMR_PASSWORD, now), is_kept);
-    let session_cookie = SessionCookie::new(&cookie, &session, now);
+    let session_cookie = SessionCookie::new(ctx, &cookie, &session, now);
     let stored = ctx.store.sign_in(
         NewSession {
             cookie: cookie.digest(),

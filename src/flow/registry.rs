@@ -44,8 +44,27 @@ pub struct Registry {
     pub keyring: Keyring,
     pub jwks: Published,
     pub discovery: Published,
+    /// The `frame-ancestors` of the page that answers for `session_state`.
+    pub framing_origins: String,
     /// Anew with every reading, so that what a removed key signed is gone with it.
     pub verified_tokens: VerifiedTokens,
+}
+
+/// No header of ours is longer.
+const MOST_ORIGINS: usize = 6 * 1024;
+
+/// The origins of all clients' redirect URIs as Content-Security-Policy writes them, which knows no IPv6 addresses. Too many
+/// for a header, they are all of https: whoever frames the page learns nothing without a `session_state` of their own.
+fn framing_origins<'a>(clients: impl Iterator<Item = &'a Client>) -> String {
+    let mut origins: Vec<&str> =
+        clients.flat_map(|client| &client.origins).map(String::as_str).filter(|origin| !origin.contains('[')).collect();
+    origins.sort_unstable();
+    origins.dedup();
+    match origins.join(" ") {
+        none if none.is_empty() => "'none'".to_owned(),
+        many if many.len() > MOST_ORIGINS => "https:".to_owned(),
+        list => list,
+    }
 }
 
 impl Registry {
@@ -60,10 +79,15 @@ impl Registry {
         let keyring = Keyring::load(rows.keys, sealing, config.session.lifetime.max(config.session.keep), now)?;
         let resources: HashMap<_, _> = rows.resources.into_iter().map(|r| (r.identifier.clone(), r)).collect();
         let scopes = resources.values().flat_map(|resource| resource.scope.iter());
-        let document = discovery::metadata(config.issuer.as_str(), scopes, &assurance::acr_values(config));
+        let mut document = discovery::metadata(config.issuer.as_str(), scopes, &assurance::acr_values(config));
+        if let Some(members) = document.as_object_mut().filter(|_| config.session.management) {
+            members.insert("check_session_iframe".to_owned(), config.issuer.at("/check-session").into());
+        }
+        let framing_origins = framing_origins(rows.clients.iter());
         Ok(Self {
             version: rows.version,
             clients: rows.clients.into_iter().map(|c| (c.id.as_str().to_owned(), Arc::new(c))).collect(),
+            framing_origins,
             jwks: Published::new(keyring.jwks.clone()),
             discovery: Published::new(serde_json::to_vec(&document)?.into()),
             resources,

@@ -250,7 +250,7 @@ async fn complete(
     };
     let notice = told.map(|(event, detail)| notice(ctx, basis.user(), event, detail, &browser.origin, now));
     let cookie = SessionSecret::mint()?;
-    let session_cookie = SessionCookie::new(&cookie, &renewed.session, now);
+    let session_cookie = SessionCookie::new(ctx, &cookie, &renewed.session, now);
     let new = NewSession {
         notices: notice.transpose()?.flatten().into_iter().collect(),
         cookie: cookie.digest(),

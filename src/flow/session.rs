@@ -6,7 +6,9 @@ use secrecy::SecretString;
 
 use crate::clock::UnixTime;
 use crate::config::SidScope;
-use crate::crypto::opaque::{BrowserSecret, Digest, SessionSecret, StepSecret, TrustSecret, csrf_token, sid_of_client};
+use crate::crypto::opaque::{
+    BrowserSecret, Digest, SessionSecret, StepSecret, TrustSecret, browser_state, csrf_token, sid_of_client,
+};
 use crate::domain::activity::Origin;
 use crate::domain::ids::{ClientId, SessionId};
 use crate::domain::session::{Session, SignedIn};
@@ -98,12 +100,19 @@ pub struct SessionCookie {
     pub value: SecretString,
     /// `None`: until the browser closes.
     pub max_age: Option<Duration>,
+    /// Of the cookie beside it that pages can read, where Session Management is offered.
+    pub state: Option<String>,
 }
 
 impl SessionCookie {
     #[must_use]
-    pub fn new(secret: &SessionSecret, session: &Session, now: UnixTime) -> Self {
-        Self { value: secret.reveal(), max_age: session.is_kept.then(|| session.expires_at.since(now)) }
+    pub fn new(ctx: &Context, secret: &SessionSecret, session: &Session, now: UnixTime) -> Self {
+        let state = || browser_state(&ctx.session_key, session.id.as_str());
+        Self {
+            value: secret.reveal(),
+            max_age: session.is_kept.then(|| session.expires_at.since(now)),
+            state: ctx.config.session.management.then(state),
+        }
     }
 }
 
@@ -113,7 +122,10 @@ impl SessionCookie {
 /// When the database cannot be read or written.
 pub async fn current(ctx: &Context, browser: &Browser, now: UnixTime) -> Result<Option<SignedIn>, StoreError> {
     let Some(cookie) = browser.session else { return Ok(None) };
-    let found = ctx.store.find_session(cookie, now.minus(ctx.config.session.idle), now).await?;
+    let mut found = ctx.store.find_session(cookie, now.minus(ctx.config.session.idle), now).await?;
+    if let Some(signed_in) = &mut found {
+        signed_in.address.clone_from(&browser.origin.address);
+    }
     if let Some(signed_in) = &found
         && now.since(signed_in.session.last_seen_at) > NOTE_EVERY
     {

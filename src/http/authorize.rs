@@ -62,8 +62,10 @@ fn refuse(response: &AuthorizationResponse, error: &OAuthError, https: bool) -> 
 
 /// Sends an authorization response on its way.
 pub fn respond(response: &AuthorizationResponse, https: bool) -> HttpResponse {
+    let names = CookieNames::new(https);
+    let state = response.browser_state.as_ref().map(|state| names.set_readable(names.state, state));
     if response.mode != ResponseMode::FormPost {
-        return see_other(&response.location(), https);
+        return with_cookies(see_other(&response.location(), https), state);
     }
     let body = FormPostPage {
         action: &response.redirect_uri,
@@ -72,7 +74,7 @@ pub fn respond(response: &AuthorizationResponse, https: bool) -> HttpResponse {
     };
     let options =
         PageOptions { form_target: Some(&response.redirect_uri), script: true, https, ..PageOptions::default() };
-    page(&body, &options)
+    with_cookies(page(&body, &options), state)
 }
 
 /// Tells a browser its secret when it was made just now.

@@ -22,7 +22,7 @@ use super::answer::{
 };
 use super::authorize::{respond, with_browser_cookie};
 use super::pages::{ConsentPage, ConsentResource, LoginPage, ReauthPage, SelectPage};
-use super::request::{CookieNames, PageForm, browser, is_own_form};
+use super::request::{CookieNames, PageForm, browser, is_own_form, session_cookies};
 use super::second_step;
 
 /// How long a browser stays known to an account that signed in in it.
@@ -297,7 +297,7 @@ pub async fn sign_in(
 pub(super) fn given(ctx: &Context, visit: &Visit, entry: &login::Entry) -> Vec<String> {
     let names = CookieNames::new(ctx.config.issuer.is_https());
     let known_for = Some(std::time::Duration::from_hours(4320));
-    let mut lines = vec![names.set(names.session, entry.cookie.value.expose_secret(), entry.cookie.max_age)];
+    let mut lines: Vec<String> = session_cookies(&entry.cookie, ctx.config.issuer.is_https()).collect();
     lines.extend(entry.known.as_ref().map(|known| names.set(names.known, known, known_for)));
     let trust_for = Some(ctx.config.mfa.trust_browser);
     lines.extend(entry.trust.as_ref().map(|trust| names.set(names.trust, trust.expose_secret(), trust_for)));

@@ -80,7 +80,7 @@ pub async fn sign_out(request: HttpRequest, ctx: web::Data<Context>, PageForm(fo
         if !may_sign_out(&request, &ctx, &browser, &form).await? {
             return Ok(forged(https));
         }
-        Ok(bid_farewell(end(&ctx, &LogoutRequest::default(), &browser, ctx.now()).await?, &browser, https))
+        Ok(bid_farewell(&ctx, end(&ctx, &LogoutRequest::default(), &browser, ctx.now()).await?, &browser))
     };
     outcome.await.unwrap_or_else(|error: OAuthError| error_page(&error, https))
 }

@@ -15,7 +15,7 @@ use super::answer::{PageOptions, error_page, forged, page, see_other, with_cooki
 use super::authorize::with_browser_cookie;
 use super::home::{may_sign_out, sign_out_purpose};
 use super::pages::{ErrorPage, Link, LogoutApplication, LogoutDonePage, LogoutPage};
-use super::request::{CookieNames, PageForm, again_with_cookies, browser};
+use super::request::{PageForm, again_with_cookies, browser, no_session_cookies};
 
 /// The parameters that the confirmation carries along; they are checked anew when it comes back.
 const CARRIED: [&str; 5] = ["id_token_hint", "client_id", "post_logout_redirect_uri", "state", "logout_hint"];
@@ -52,7 +52,7 @@ async fn answer(request: &HttpRequest, ctx: &Context, params: &Params, confirmed
         let checked = parse(ctx, params)?;
         let browser = browser(request, ctx)?;
         Ok(match sign_out(ctx, &checked, &browser, confirmed, ctx.now()).await? {
-            Outcome::SignedOut(farewell) => bid_farewell(farewell, &browser, https),
+            Outcome::SignedOut(farewell) => bid_farewell(ctx, farewell, &browser),
             Outcome::Confirm { signed_in, other_account } => {
                 let carried =
                     CARRIED.iter().filter_map(|name| Some(((*name).to_owned(), params.get(name)?.to_owned())));
@@ -73,8 +73,8 @@ async fn answer(request: &HttpRequest, ctx: &Context, params: &Params, confirmed
 }
 
 /// Sends a browser on that has been signed out; it drops its session cookie.
-pub fn bid_farewell(farewell: Farewell, browser: &Browser, https: bool) -> HttpResponse {
-    let names = CookieNames::new(https);
+pub fn bid_farewell(ctx: &Context, farewell: Farewell, browser: &Browser) -> HttpResponse {
+    let https = ctx.config.issuer.is_https();
     let response = match farewell {
         Farewell::Page(id) => {
             with_browser_cookie(see_other(&format!("/signed-out/{}", id.expose_secret()), https), browser, https)
@@ -85,7 +85,7 @@ pub fn bid_farewell(farewell: Farewell, browser: &Browser, https: bool) -> HttpR
             page(&body, &PageOptions { https, ..PageOptions::default() })
         }
     };
-    with_cookies(response, [names.clear(names.session)])
+    with_cookies(response, no_session_cookies(ctx))
 }
 
 /// What became of a sign-out: at which applications, and which of them could not be told yet.

@@ -3,6 +3,7 @@
 mod account;
 mod answer;
 mod authorize;
+mod check_session;
 mod demo;
 mod discovery;
 mod email_change;
@@ -134,8 +135,12 @@ fn mail_routes(config: &mut ServiceConfig) {
         .service(shown("/account/email/confirmed").route(web::get().to(email_change::done)));
 }
 
+/// Signing out, and whether somebody is still signed in.
 fn sign_out_routes(config: &mut ServiceConfig) {
     config
+        .service(
+            web::resource("/check-session").route(web::get().to(check_session::get)).default_service(refuse!("GET")),
+        )
         .service(
             web::resource("/logout")
                 .route(web::get().to(logout::get))

@@ -14,11 +14,12 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use futures_util::future::LocalBoxFuture;
 use ipnet::IpNet;
+use secrecy::ExposeSecret as _;
 
 use crate::crypto::opaque::same_text;
 use crate::domain::activity::Origin;
 use crate::flow::Context;
-use crate::flow::session::Browser;
+use crate::flow::session::{Browser, SessionCookie};
 use crate::protocol::client_auth::parse_basic;
 use crate::protocol::error::OAuthError;
 use crate::protocol::params::Params;
@@ -185,6 +186,7 @@ pub async fn preflight(request: HttpRequest, ctx: web::Data<Context>) -> HttpRes
 /// Names of our cookies. Over https they carry the prefix that makes browsers hold them to this host alone.
 pub struct CookieNames {
     pub session: &'static str,
+    pub state: &'static str,
     pub browser: &'static str,
     pub known: &'static str,
     pub step: &'static str,
@@ -201,6 +203,7 @@ impl CookieNames {
         if https {
             Self {
                 session: "__Host-cs_session",
+                state: "__Host-cs_state",
                 browser: "__Host-cs_browser",
                 known: "__Host-cs_known",
                 step: "__Host-cs_step",
@@ -212,6 +215,7 @@ impl CookieNames {
         } else {
             Self {
                 session: "cs_session",
+                state: "cs_state",
                 browser: "cs_browser",
                 known: "cs_known",
                 step: "cs_step",
@@ -232,10 +236,39 @@ impl CookieNames {
         format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax{secure}{age}")
     }
 
+    /// A cookie that scripts of this origin read, in a frame of another site too: it holds no secret. Without TLS browsers
+    /// take no `SameSite=None`; there, frames of the same host on another port still see it.
+    #[must_use]
+    pub fn set_readable(&self, name: &str, value: &str) -> String {
+        let reach = if self.https { "SameSite=None; Secure" } else { "SameSite=Lax" };
+        format!("{name}={value}; Path=/; {reach}")
+    }
+
     #[must_use]
     pub fn clear(&self, name: &str) -> String {
         self.set(name, "", Some(Duration::ZERO))
     }
+}
+
+/// The lines that give a browser its session.
+pub fn session_cookies(cookie: &SessionCookie, https: bool) -> impl Iterator<Item = String> {
+    let names = CookieNames::new(https);
+    let session = names.set(names.session, cookie.value.expose_secret(), cookie.max_age);
+    [session].into_iter().chain(cookie.state.as_ref().map(|state| names.set_readable(names.state, state)))
+}
+
+/// The lines that take it away. The state stays, as that of nobody: a frame that sees none could not tell the sign-out from
+/// a browser that hides cookies from it.
+pub fn no_session_cookies(ctx: &Context) -> impl Iterator<Item = String> {
+    let names = CookieNames::new(ctx.config.issuer.is_https());
+    let state = ctx.config.session.management.then(|| names.set_readable(names.state, "-"));
+    [names.clear(names.session)].into_iter().chain(state)
+}
+
+/// The address that a request comes from.
+pub fn address(request: &HttpRequest, ctx: &Context) -> String {
+    let address = client_address(request, &ctx.config.trusted_proxies).map(|address| address.to_canonical());
+    address.map_or_else(|| "unknown".to_owned(), |address| address.to_string())
 }
 
 /// A cookie's value. Sent twice under one name, somebody else put one of them there: neither counts. What others of this

@@ -1,7 +1,6 @@
 //! `/account/security`: second factors, recovery codes and trusted browsers. Whoever opens it has just proven who they are.
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use secrecy::ExposeSecret as _;
 
 use crate::clock::UnixTime;
 use crate::config::MfaRequired;
@@ -21,7 +20,7 @@ use super::answer::{PageOptions, error_page, forged, not_found, page, see_other,
 use super::authorize::with_browser_cookie;
 use super::pages::{QrPicture, SecurityPage, ShownBrowser, ShownDevice, TotpEnrolPage};
 use super::recent::recent;
-use super::request::{CookieNames, PageForm, is_own_form};
+use super::request::{PageForm, is_own_form, session_cookies};
 use super::second_step::{WRONG_FIRST_CODE, codes_page};
 
 const PAGE: &str = "/account/security";
@@ -193,7 +192,7 @@ pub async fn add_totp(request: HttpRequest, ctx: web::Data<Context>, PageForm(fo
         let Some(Confirmed { device, codes }) = confirmed else {
             return Ok(show_totp(&ctx, &owner, name, Some(WRONG_FIRST_CODE)).await);
         };
-        let (rise, cookie) = enrolment::rise(&owner.signed_in.session, now)?;
+        let (rise, cookie) = enrolment::rise(&ctx, &owner.signed_in.session, now)?;
         let change = owner.change(&ctx, &form, Event::FactorAdded, &device.name)?;
         let added = ctx.store.add_totp_device(change, device, rise, now).await?;
         let response = match added {
@@ -204,9 +203,8 @@ pub async fn add_totp(request: HttpRequest, ctx: web::Data<Context>, PageForm(fo
                 return Ok(show(&ctx, &owner, None, Some(error)).await);
             }
         };
-        let names = CookieNames::new(ctx.config.issuer.is_https());
-        let line = cookie.map(|cookie| names.set(names.session, cookie.value.expose_secret(), cookie.max_age));
-        Ok(with_cookies(response, line))
+        let https = ctx.config.issuer.is_https();
+        Ok(with_cookies(response, cookie.iter().flat_map(|cookie| session_cookies(cookie, https))))
     };
     added.await.unwrap_or_else(|error: OAuthError| error_page(&error, ctx.config.issuer.is_https()))
 }

@@ -9,6 +9,7 @@ const FILES: &[(&str, &str, &str)] = &[
     ("countersign.css", "text/css; charset=utf-8", include_str!("../../static/countersign.css")),
     ("favicon.svg", "image/svg+xml", include_str!("../../static/favicon.svg")),
     ("band.svg", "image/svg+xml", include_str!("../../static/band.svg")),
+    ("check-session.js", "text/javascript; charset=utf-8", include_str!("../../static/check-session.js")),
     ("signed-out.js", "text/javascript; charset=utf-8", include_str!("../../static/signed-out.js")),
     ("form-post.js", "text/javascript; charset=utf-8", include_str!("../../static/form-post.js")),
 ];

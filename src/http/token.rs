@@ -11,7 +11,7 @@ use crate::protocol::params::Params;
 use crate::protocol::token::{TokenRequest, TokenResponse};
 
 use super::answer::{allow_origin, json_error, private_json};
-use super::request::{Form, authorization, claimed_client, readable_by};
+use super::request::{Form, address, authorization, claimed_client, readable_by};
 
 pub async fn post(request: HttpRequest, ctx: web::Data<Context>, Form(params): Form) -> HttpResponse {
     let claimed = claimed_client(authorization(&request).ok().flatten(), &params);
@@ -30,7 +30,7 @@ async fn answer(request: &HttpRequest, ctx: &Context, params: &Params) -> Result
     let now = ctx.now();
     // Who asks comes before what is asked: a stranger learns nothing of what would be wrong with the rest.
     let client = client::authenticate(ctx, credentials, now).await?;
-    let issued = exchange(ctx, &client, TokenRequest::parse(params)?, now).await?;
+    let issued = exchange(ctx, &client, TokenRequest::parse(params)?, &address(request, ctx), now).await?;
     Ok(private_json(
         StatusCode::OK,
         &TokenResponse {

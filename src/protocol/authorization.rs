@@ -62,7 +62,12 @@ impl ResponseTarget {
             parameters.push(("state", state.clone()));
         }
         parameters.push(("iss", issuer.to_owned()));
-        AuthorizationResponse { redirect_uri: self.redirect_uri.clone(), mode: self.response_mode, parameters }
+        AuthorizationResponse {
+            redirect_uri: self.redirect_uri.clone(),
+            mode: self.response_mode,
+            parameters,
+            browser_state: None,
+        }
     }
 
     /// RFC 6749 section 4.1.2.1.

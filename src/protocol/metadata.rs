@@ -46,6 +46,30 @@ pub enum ApplicationType {
     Native,
 }
 
+/// Our own: what follows when a session or a refresh token is used from another network than the one that it was given to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkBinding {
+    #[default]
+    Off,
+    /// A line in the log.
+    Log,
+    /// The person must prove once more that it is them; a refresh token is refused, so that its client sends them to do so.
+    Ask,
+    /// The session is refused, unless the client asks for a sign-in by `prompt=login`; so is the refresh token.
+    Refuse,
+}
+
+/// Our own: how much of an address must stay the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkExtent {
+    Address,
+    /// The first 24 bits of an IPv4 address, 64 of an IPv6 address.
+    #[default]
+    Prefix,
+}
+
 /// What a client registered. Members that we do not know are left out, as RFC 7591 section 2 asks.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[expect(clippy::struct_excessive_bools, reason = "each is one member of the specifications")]
@@ -118,6 +142,10 @@ pub struct ClientMetadata {
     /// Our own: people show their second factor for this client, or set one up.
     #[serde(default)]
     pub require_mfa: bool,
+    #[serde(default)]
+    pub network_binding: NetworkBinding,
+    #[serde(default)]
+    pub network_binding_extent: NetworkExtent,
     /// Our own: the resources this client may have tokens for; absent, any registered one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Vec<String>>,

@@ -34,6 +34,8 @@ pub struct AuthorizationResponse {
     pub redirect_uri: String,
     pub mode: ResponseMode,
     pub parameters: Vec<(&'static str, String)>,
+    /// What `session_state` was made of, for the browser to keep (OpenID Connect Session Management section 3.2).
+    pub browser_state: Option<String>,
 }
 
 impl AuthorizationResponse {
@@ -61,6 +63,7 @@ mod tests {
             redirect_uri: "https://app.example/cb".into(),
             mode: ResponseMode::Query,
             parameters: vec![("code", "a b".into()), ("state", "x&y=#".into())],
+            browser_state: None,
         };
         assert_eq!(response.location(), "https://app.example/cb?code=a+b&state=x%26y%3D%23");
         response.redirect_uri.push_str("?own=1");

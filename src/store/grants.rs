@@ -6,7 +6,7 @@ use std::time::Duration;
 use diesel::dsl::exists;
 use diesel::prelude::*;
 use diesel::sql_query;
-use diesel::sql_types::Text;
+use diesel::sql_types::{Bool, Text};
 
 use crate::clock::UnixTime;
 use crate::crypto::opaque::{DerivedKey, Digest, GrantSecret};
@@ -36,6 +36,15 @@ pub struct NewGrant {
     pub flow: Option<Digest>,
 }
 
+/// The first link of a grant's chain.
+#[derive(Clone)]
+pub struct FirstRefreshToken {
+    pub digest: Digest,
+    pub idle_end: UnixTime,
+    /// The network that the chain is bound to.
+    pub network: Option<String>,
+}
+
 /// What presenting a code led to.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "the large one is the usual one, and none is kept")]
@@ -60,6 +69,8 @@ pub enum Rotation {
     Repeated(Grant),
     /// A spent token: the whole grant has been revoked in the same transaction.
     Reused(GrantId),
+    /// Presented in another network than the one it is bound to; nothing was spent.
+    Elsewhere(GrantId),
     Dead,
     Unknown,
 }
@@ -68,6 +79,10 @@ pub enum Rotation {
 pub struct RotationRequest {
     pub presented: GrantSecret,
     pub client_id: ClientId,
+    /// Where it was presented.
+    pub network: String,
+    /// Whether a token that is bound to another network is refused.
+    pub network_decides: bool,
     pub idle: Duration,
     pub reuse_leeway: Duration,
 }
@@ -79,7 +94,7 @@ struct SpendCode;
 struct RememberClient;
 struct RotateToken;
 
-type GrantRow = (String, String, String, String, String, String, i64, String, String, i64);
+type GrantRow = (String, String, String, String, String, String, i64, String, String, i64, Option<String>);
 
 const GRANT: (
     grants::grant_id,
@@ -92,6 +107,7 @@ const GRANT: (
     grants::acr,
     grants::amr,
     grants::created_at,
+    grants::network,
 ) = (
     grants::grant_id,
     grants::client_id,
@@ -103,10 +119,11 @@ const GRANT: (
     grants::acr,
     grants::amr,
     grants::created_at,
+    grants::network,
 );
 
 fn grant(row: GrantRow) -> Result<Grant, StoreError> {
-    let (id, client_id, user_id, session_id, scope, details, auth_time, acr, amr, created_at) = row;
+    let (id, client_id, user_id, session_id, scope, details, auth_time, acr, amr, created_at, network) = row;
     Ok(Grant {
         id: GrantId::from_stored(id),
         client_id: ClientId::from_stored(client_id),
@@ -115,6 +132,7 @@ fn grant(row: GrantRow) -> Result<Grant, StoreError> {
         scope: Scope::parse(&scope).map_err(|error| StoreError::corrupt("grant", error))?,
         details: serde_json::from_str(&details).map_err(|error| StoreError::corrupt("grant", error))?,
         authentication: Authentication { at: UnixTime::from_millis(auth_time), acr, amr },
+        network,
         created_at: UnixTime::from_millis(created_at),
     })
 }
@@ -280,7 +298,7 @@ impl Store {
         presented: GrantSecret,
         binding: Digest,
         client_id: ClientId,
-        refresh: Option<(Digest, UnixTime)>,
+        refresh: Option<FirstRefreshToken>,
         expires_at: UnixTime,
         now: UnixTime,
     ) -> Result<Exchange, StoreError> {
@@ -299,8 +317,9 @@ impl Store {
             )
             .set((
                 grants::code_consumed_at.eq(now.millis()),
-                grants::refresh_digest.eq(refresh.map(|(digest, _)| digest.as_bytes().to_vec())),
-                grants::refresh_expires_at.eq(refresh.map(|(_, idle_end)| idle_end.millis())),
+                grants::refresh_digest.eq(refresh.as_ref().map(|first| first.digest.as_bytes().to_vec())),
+                grants::refresh_expires_at.eq(refresh.as_ref().map(|first| first.idle_end.millis())),
+                grants::network.eq(refresh.as_ref().and_then(|first| first.network.clone())),
                 grants::expires_at.eq(expires_at.millis()),
             ))
             .returning(GRANT);
@@ -340,11 +359,18 @@ impl Store {
         let (handle, presented, next) =
             (request.presented.handle_digest(), request.presented.digest(), successor.digest());
         let rotation = self.write_one(move |conn| {
+            let anywhere = !request.network_decides;
             let update = diesel::update(
                 grants::table
                     .filter(grants::handle_digest.eq(handle.as_bytes().as_slice()))
                     .filter(grants::refresh_digest.eq(presented.as_bytes().as_slice()))
                     .filter(grants::client_id.eq(request.client_id.as_str()))
+                    .filter(
+                        grants::network
+                            .is_null()
+                            .or(grants::network.eq(&request.network).assume_not_null())
+                            .or(anywhere.into_sql::<Bool>()),
+                    )
                     .filter(grants::refresh_expires_at.gt(now.millis()))
                     .filter(grants::expires_at.gt(now.millis()))
                     .filter(grants::revoked_at.is_null())
@@ -369,14 +395,19 @@ impl Store {
                     return Ok(Rotation::Unknown);
                 }
                 let ended = found.revoked_at.is_some() || found.expires_at <= now.millis() || !found.parents_live;
-                if ended || is(found.refresh_digest.as_deref(), &presented) {
-                    return Ok(Rotation::Dead);
+                let elsewhere = request.network_decides
+                    && owner.network.as_ref().is_some_and(|network| *network != request.network);
+                match (ended, is(found.refresh_digest.as_deref(), &presented)) {
+                    (false, true) if elsewhere => return Ok(Rotation::Elsewhere(owner.id)),
+                    (true, _) | (_, true) => return Ok(Rotation::Dead),
+                    _ => {}
                 }
                 // Only the link just spent, only for a moment, only while its successor is the living one: a repeated
                 // request whose answer was lost. It gets the same successor, so there is never a second branch.
                 let fresh =
                     found.rotated_at.is_some_and(|at| now.since(UnixTime::from_millis(at)) < request.reuse_leeway);
                 if fresh
+                    && !elsewhere
                     && is(found.previous_refresh_digest.as_deref(), &presented)
                     && is(found.refresh_digest.as_deref(), &next)
                 {

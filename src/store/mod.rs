@@ -48,7 +48,7 @@ pub use access_tokens::{PersonsToken, TokenState};
 pub use account::{Allowed, Deletion, OpenSession, OwnPassword};
 pub use consents::Decision;
 pub use endings::{Ended, Ending};
-pub use grants::{Exchange, NewGrant, Rotation, RotationRequest};
+pub use grants::{Exchange, FirstRefreshToken, NewGrant, Rotation, RotationRequest};
 pub use links::{EmailConfirmation, Link, NewLink, PasswordReset, Registration, Request};
 pub use logouts::{Deliveries, DeliveryState, LogoutDelivery};
 pub use outbox::{Lease, NewOutboxItem, OutboxItem, OutboxKind};

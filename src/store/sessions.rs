@@ -227,7 +227,10 @@ impl Store {
             let row: Option<(SessionRow, UserRow)> =
                 on_backend!(conn, |c| fixed(FindSession, query).get_result(c).optional())
                     .map_err(StoreError::operation("finding a session"))?;
-            row.map(|(session, user)| Ok(SignedIn { session: session.into(), user: User::try_from(user)? })).transpose()
+            row.map(|(session, user)| {
+                Ok(SignedIn { session: session.into(), user: User::try_from(user)?, address: String::new() })
+            })
+            .transpose()
         })
         .await
     }

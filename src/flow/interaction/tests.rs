@@ -63,6 +63,7 @@ fn signed_in(seconds_ago: i64) -> SignedIn {
             updated_at: NOW,
             has_second_factor: false,
         },
+        address: String::new(),
     }
 }
 

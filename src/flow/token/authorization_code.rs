@@ -4,10 +4,10 @@ use crate::clock::UnixTime;
 use crate::crypto::opaque::{CODE_PREFIX, GrantSecret, REFRESH_TOKEN_PREFIX};
 use crate::domain::client::Client;
 use crate::protocol::error::OAuthError;
-use crate::protocol::metadata::GrantType;
+use crate::protocol::metadata::{GrantType, NetworkBinding};
 use crate::protocol::pkce::CodeChallenge;
 use crate::protocol::token::AuthorizationCodeRequest;
-use crate::store::Exchange;
+use crate::store::{Exchange, FirstRefreshToken};
 
 use super::super::Context;
 use super::super::issue::code_binding;
@@ -17,6 +17,7 @@ pub(super) async fn exchange(
     ctx: &Context,
     client: &Client,
     request: AuthorizationCodeRequest,
+    address: &str,
     now: UnixTime,
 ) -> Result<Issued, OAuthError> {
     let unknown = || OAuthError::invalid_grant("The code is not valid.");
@@ -38,7 +39,12 @@ pub(super) async fn exchange(
     let refreshes = client.metadata.grants(GrantType::RefreshToken);
     let first = GrantSecret::mint()?.with_handle_of(&presented);
     let config = &ctx.config.refresh_token;
-    let refresh = refreshes.then(|| (first.digest(), now.plus(config.idle)));
+    let bound = client.metadata.network_binding != NetworkBinding::Off;
+    let refresh = refreshes.then(|| FirstRefreshToken {
+        digest: first.digest(),
+        idle_end: now.plus(config.idle),
+        network: bound.then(|| client.network_of(address)),
+    });
     let life = if refreshes { config.lifetime } else { ctx.config.access_token.lifetime };
     let outcome = ctx.store.exchange_code(presented, binding, client.id.clone(), refresh, now.plus(life), now);
     let grant = match outcome.await? {

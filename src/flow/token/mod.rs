@@ -27,7 +27,7 @@ pub struct Issued {
     pub id_token: Option<String>,
 }
 
-/// Answers a token request of an authenticated client.
+/// Answers a token request of an authenticated client, which comes from this address.
 ///
 /// # Errors
 /// The codes of RFC 6749 section 5.2 and RFC 8707 section 2.
@@ -35,6 +35,7 @@ pub async fn exchange(
     ctx: &Context,
     client: &Client,
     request: TokenRequest,
+    address: &str,
     now: UnixTime,
 ) -> Result<Issued, OAuthError> {
     let grant_type = match request {
@@ -46,8 +47,10 @@ pub async fn exchange(
         return Err(OAuthError::unauthorized_client("This client is not registered for this grant."));
     }
     let issued = match request {
-        TokenRequest::AuthorizationCode(request) => authorization_code::exchange(ctx, client, request, now).await,
-        TokenRequest::RefreshToken(request) => refresh_token::exchange(ctx, client, request, now).await,
+        TokenRequest::AuthorizationCode(request) => {
+            authorization_code::exchange(ctx, client, request, address, now).await
+        }
+        TokenRequest::RefreshToken(request) => refresh_token::exchange(ctx, client, request, address, now).await,
         TokenRequest::ClientCredentials(request) => client_credentials::exchange(ctx, client, &request, now),
     }?;
     ctx.metrics.token_issued(grant_type.as_str());

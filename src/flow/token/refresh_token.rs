@@ -7,6 +7,7 @@ use crate::clock::UnixTime;
 use crate::crypto::opaque::{GrantSecret, REFRESH_TOKEN_PREFIX};
 use crate::domain::client::Client;
 use crate::protocol::error::OAuthError;
+use crate::protocol::metadata::NetworkBinding;
 use crate::protocol::token::RefreshTokenRequest;
 use crate::store::{Rotation, RotationRequest};
 
@@ -17,6 +18,7 @@ pub(super) async fn exchange(
     ctx: &Context,
     client: &Client,
     request: RefreshTokenRequest,
+    address: &str,
     now: UnixTime,
 ) -> Result<Issued, OAuthError> {
     let unknown = || OAuthError::invalid_grant("The refresh token is not valid.");
@@ -29,6 +31,8 @@ pub(super) async fn exchange(
     let rotation = RotationRequest {
         presented,
         client_id: client.id.clone(),
+        network: client.network_of(address),
+        network_decides: matches!(client.metadata.network_binding, NetworkBinding::Ask | NetworkBinding::Refuse),
         idle: config.idle,
         reuse_leeway: config.reuse_leeway,
     };
@@ -39,6 +43,13 @@ pub(super) async fn exchange(
             tracing::warn!(client.id = %client.id, grant.id = %grant, "a spent refresh token came back; its grant has been revoked");
             return Err(OAuthError::invalid_grant("The refresh token was used before; its grant has been revoked."));
         }
+        // The token is not spent: at home it is still good, and whoever took it elsewhere cannot end it there.
+        Rotation::Elsewhere(grant) => {
+            tracing::warn!(client.id = %client.id, grant.id = %grant, "a refresh token was refused in another network");
+            return Err(OAuthError::invalid_grant(
+                "The refresh token is bound to the network that it was issued to; ask the person to sign in again.",
+            ));
+        }
         Rotation::Dead => {
             return Err(OAuthError::invalid_grant(
                 "The refresh token has expired, was revoked, or its session has ended.",
@@ -48,6 +59,10 @@ pub(super) async fn exchange(
     };
     if !assurance::still_suffices(ctx, client, &grant).await? {
         return Err(OAuthError::invalid_grant("The sign-in behind it is not as strong as it must be by now."));
+    }
+    let bound = client.metadata.network_binding != NetworkBinding::Off;
+    if bound && grant.network.as_ref().is_some_and(|network| *network != client.network_of(address)) {
+        tracing::warn!(client.id = %client.id, grant.id = %grant.id, "a refresh token is used from another network");
     }
     let scope = request.scope.as_ref().unwrap_or(&grant.scope);
     let (access, id_token) =

@@ -16,7 +16,7 @@ use super::{Visit, done, failed, notice, recent_visit, recent_visit_by_form, sho
 use crate::http::answer::with_cookies;
 use crate::http::email_change::other_account;
 use crate::http::links;
-use crate::http::request::{CookieNames, PageForm};
+use crate::http::request::{CookieNames, PageForm, no_session_cookies};
 
 pub const PATH: &str = "/account/delete";
 pub const CONFIRM: &str = LinkKind::DeleteAccount.path();
@@ -60,7 +60,7 @@ fn form(ctx: &Context, visit: &Visit, notice: Option<&str>, error: Option<&str>)
 
 fn deleted(ctx: &Context, visit: &Visit) -> HttpResponse {
     let names = CookieNames::new(ctx.config.issuer.is_https());
-    let forget = [names.clear(names.session), names.clear(names.known), names.clear(names.link)];
+    let forget = no_session_cookies(ctx).chain([names.clear(names.known), names.clear(names.link)]);
     with_cookies(show(ctx, visit, &DeletedPage, None), forget)
 }
 

@@ -2,7 +2,6 @@
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
-use secrecy::ExposeSecret as _;
 
 use crate::flow::Context;
 use crate::flow::account::{PasswordChange, change_password};
@@ -12,7 +11,7 @@ use super::pages::PasswordPage;
 use super::{Visit, done, failed, recent_visit, recent_visit_by_form, show};
 use crate::http::answer::{see_other, with_cookies};
 use crate::http::flow::KNOWN_FOR;
-use crate::http::request::{CookieNames, PageForm};
+use crate::http::request::{CookieNames, PageForm, session_cookies};
 
 pub const PATH: &str = "/account/password";
 
@@ -44,10 +43,8 @@ async fn change(request: &HttpRequest, ctx: &Context, typed: &Params) -> Result<
     Ok(match changed.await.map_err(failed(ctx))? {
         PasswordChange::Changed(renewed) => {
             let names = CookieNames::new(https);
-            let lines = [
-                names.set(names.session, renewed.cookie.value.expose_secret(), renewed.cookie.max_age),
-                names.set(names.known, &renewed.known, Some(KNOWN_FOR)),
-            ];
+            let known = names.set(names.known, &renewed.known, Some(KNOWN_FOR));
+            let lines = session_cookies(&renewed.cookie, https).chain([known]);
             with_cookies(done(ctx, "/account", "password-changed"), lines)
         }
         PasswordChange::Refused(refusal) => form(ctx, &visit, Some(&refusal.to_string()), end_others),

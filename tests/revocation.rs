@@ -20,7 +20,9 @@ use countersign::domain::throttle::Bucket;
 use countersign::domain::user::User;
 use countersign::protocol::metadata::ClientMetadata;
 use countersign::protocol::scope::Scope;
-use countersign::store::{Actor, Ending, Exchange, NewGrant, NewSession, NewUser, PersonsToken, Reason, SignIn, Store};
+use countersign::store::{
+    Actor, Ending, Exchange, FirstRefreshToken, NewGrant, NewSession, NewUser, PersonsToken, Reason, SignIn, Store,
+};
 use proptest::prelude::*;
 use serde_json::json;
 use support::{World, claims, wait_for};
@@ -130,14 +132,17 @@ impl Ground {
                 scope,
                 details: GrantDetails::default(),
                 authentication,
+                network: None,
                 created_at: at,
             },
         };
         let mut exists = self.store.create_grant(new).await.unwrap();
         if exists {
-            let first = Some((refresh.digest(), at.plus(DAY)));
-            let spent =
-                self.store.exchange_code(code, binding, self.clients[client].clone(), first, at.plus(DAY), at).await;
+            let first = FirstRefreshToken { digest: refresh.digest(), idle_end: at.plus(DAY), network: None };
+            let spent = self
+                .store
+                .exchange_code(code, binding, self.clients[client].clone(), Some(first), at.plus(DAY), at)
+                .await;
             exists = matches!(spent.unwrap(), Exchange::Exchanged(_));
         }
         Given { person, client, at, offline, session, cookie, grant, refresh, exists }

@@ -92,13 +92,22 @@ fn bind_advice(error: &std::io::Error) -> String {
 /// # Errors
 /// When a directory cannot be made or the database not opened.
 pub fn open_store(config: &Config) -> Result<Store, AppError> {
+    make_directories(config)?;
+    Ok(Store::open(&config.database_url)?)
+}
+
+/// Makes the directories of the data and of the database where there are none.
+///
+/// # Errors
+/// When one cannot be made.
+pub fn make_directories(config: &Config) -> Result<(), AppError> {
     make_directory(&config.data_dir)?;
     if let DatabaseUrl::Sqlite(path) = &config.database_url
         && let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty())
     {
         make_directory(parent)?;
     }
-    Ok(Store::open(&config.database_url)?)
+    Ok(())
 }
 
 /// For its owner alone: it will hold people's data and the key that seals it.

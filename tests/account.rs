@@ -3,7 +3,6 @@
 
 mod support;
 
-use diesel::{Connection as _, RunQueryDsl as _, SqliteConnection, sql_query};
 use support::app::Tokens;
 use support::{Answer, Browser, PASSWORD, Page, TO_DIRECTORY, TestServer, World, claims, post, word, world};
 
@@ -55,10 +54,7 @@ fn activity(w: &World, browser: &Browser) -> String {
 }
 
 fn in_database(server: &TestServer, statement: &str) {
-    let path = server.data_dir().join("countersign.db");
-    let mut conn = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
-    sql_query("PRAGMA busy_timeout = 5000").execute(&mut conn).unwrap();
-    assert!(sql_query(statement).execute(&mut conn).unwrap() > 0, "{statement}");
+    support::postgres::execute(&server.database_url(), statement);
 }
 
 #[test]

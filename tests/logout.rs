@@ -291,7 +291,9 @@ fn a_hint_may_have_expired_and_its_key_may_sign_no_more() {
         let tokens = w.web.tokens(&w.browser(), "openid");
         (support::header(tokens.id())["kid"] != kid).then_some(())
     });
-    assert!(claims(tokens.id())["exp"].as_u64().unwrap() <= support::jose::now());
+    wait_for("the hint to expire", || {
+        (claims(tokens.id())["exp"].as_u64().unwrap() <= support::jose::now()).then_some(())
+    });
     let page = browser.open(logout(&w, &[("id_token_hint", tokens.id()), ("post_logout_redirect_uri", BYE)]));
     assert_eq!(page.url.as_str(), BYE);
     assert!(!is_signed_in(&w, &browser));

@@ -430,6 +430,64 @@ async fn s120_a_newer_database_is_refused() {
 }
 
 #[actix_web::test]
+async fn of_all_servers_one_holds_a_lease_and_a_dead_one_loses_it() {
+    let world = World::new().await;
+    let take = |holder: &str, now: UnixTime| {
+        let (store, holder) = (world.store.clone(), holder.to_owned());
+        async move { store.take_lease("sweep", holder, now.plus(Duration::from_mins(1)), now).await.unwrap() }
+    };
+    let names: Vec<String> = (0..32).map(|n| format!("node {n}")).collect();
+    let taken = futures_util::future::join_all(names.iter().map(|name| take(name, NOW))).await;
+    let holder = &names[taken.iter().position(|taken| *taken).unwrap()];
+    assert_eq!(taken.iter().filter(|taken| **taken).count(), 1);
+    let later = NOW.plus(Duration::from_secs(50));
+    assert!(take(holder, later).await, "its holder renews it");
+    assert!(!take("other", later.plus(Duration::from_secs(59))).await);
+    assert!(take("other", later.plus(Duration::from_mins(1))).await, "nobody renewed it");
+    assert!(!take(holder, later.plus(Duration::from_mins(1))).await);
+    world.store.release_leases("other".into(), later).await.unwrap();
+    assert!(take(holder, later.plus(Duration::from_mins(1))).await, "it was handed back");
+}
+
+#[actix_web::test]
+async fn additions_to_one_consent_at_once_are_all_kept() {
+    let world = World::new().await;
+    let decide = |scope: String| {
+        let decision = countersign::store::Decision {
+            user: world.user.clone(),
+            client: world.client.clone(),
+            client_name: "A".into(),
+            allowed: countersign::domain::grant::Consent {
+                scope: Scope::parse(&scope).unwrap(),
+                ..countersign::domain::grant::Consent::default()
+            },
+            origin: countersign::domain::activity::Origin::default(),
+            flow: FlowId::mint().unwrap().digest(),
+            progress: Progress::default(),
+        };
+        world.store.record_consent(decision, NOW)
+    };
+    let all = futures_util::future::join_all((0..16).map(|n| decide(format!("scope{n}")))).await;
+    assert!(all.into_iter().all(|stored| stored.is_ok()));
+    let consent = world.store.find_consent(world.user.clone(), world.client.clone()).await.unwrap().unwrap();
+    assert_eq!(consent.scope.iter().count(), 16, "{:?}", consent.scope);
+}
+
+#[actix_web::test]
+async fn s76_of_a_sign_in_and_an_account_that_is_shut_at_once_nothing_is_left() {
+    let mut world = World::new().await;
+    for _ in 0..8 {
+        let user = world.user.clone();
+        let store = world.store.clone();
+        world.session = SessionId::random();
+        let shut = async { store.set_user_disabled(user.clone(), true, NOW).await.unwrap() };
+        let (_signed_in, _shut) = futures_util::future::join(world.sign_in(false), shut).await;
+        world.store.set_user_disabled(user.clone(), false, NOW).await.unwrap();
+        assert!(world.store.find_session(world.cookie, NOW.minus(DAY), NOW).await.unwrap().is_none());
+    }
+}
+
+#[actix_web::test]
 async fn a_second_server_of_one_database_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let url = DatabaseUrl::Sqlite(folder.path().join("test.db"));

@@ -16,6 +16,7 @@ macro_rules! manual {
 }
 
 mod client;
+mod database;
 mod import;
 mod key;
 mod logout_delivery;
@@ -120,7 +121,28 @@ enum Command {
     LogoutDelivery(logout_delivery::LogoutDeliveryCommand),
     /// Look after the database
     #[command(subcommand)]
-    Db(DbCommand),
+    Db(database::DbCommand),
+    /// Copy the database into a file, while the server runs
+    ///
+    /// For SQLite: one file that holds all of one instant, read back before it gets its name. The server goes on meanwhile.
+    /// The key-encryption key is not in it; without that, what is sealed in the backup is lost. For PostgreSQL use its own
+    /// tools, `pg_dump` or `pg_basebackup`.
+    #[command(after_long_help = manual!(
+        prints "which file holds the backup",
+        example "countersign backup /var/backups/countersign-$(date +%F).db"
+    ))]
+    Backup(database::BackupCommand),
+    /// Make the database from a backup, where there is none
+    ///
+    /// Only into an empty place, and from this version or an older one. The key-encryption key must be there already.
+    /// Everything that was given before now ends, and the signing keys are replaced, because what was revoked after the
+    /// backup would live again: everybody signs in anew. A password, a second factor or a recovery code that was changed or
+    /// used since then is again as it was. `--keep-tokens-alive` keeps sessions, tokens and keys, revoked or not.
+    #[command(after_long_help = manual!(
+        prints "what came back and what has ended",
+        example "countersign restore /var/backups/countersign-2026-11-24.db"
+    ))]
+    Restore(database::RestoreCommand),
 }
 
 #[derive(Subcommand)]
@@ -134,32 +156,6 @@ enum ConfigCommand {
         example "countersign config check --config /etc/countersign/countersign.toml"
     ))]
     Check,
-}
-
-#[derive(Subcommand)]
-enum DbCommand {
-    /// Make the database or bring it up to date
-    ///
-    /// Makes the data directory and the database where there are none and runs the migrations that are missing. The
-    /// server does the same at its start, and so do `user create`, `client create` and `resource create`; the other
-    /// commands bring up to date what is there. This is for doing it apart, before an upgrade's first start for
-    /// example. Runs twice without harm. A database of a newer version is left alone and is an error.
-    #[command(after_long_help = manual!(
-        prints "which database is up to date",
-        example "countersign db migrate --config /etc/countersign/countersign.toml"
-    ))]
-    Migrate,
-    /// Take this machine's clock as right, although it is behind the database
-    ///
-    /// The server remembers the latest time it has told and tells no earlier one, so that nothing that expired lives
-    /// again when a clock is set back. Where the clock was wrong before, ahead of the true time, and is right now, this
-    /// says so. Every server on the database must be stopped: one that runs puts its own time back. What was issued while the clock was ahead lives longer by
-    /// as much: end it first where that matters.
-    #[command(after_long_help = manual!(
-        prints "the time before, and the time from now on",
-        example "countersign db accept-clock"
-    ))]
-    AcceptClock,
 }
 
 /// What a command works with.
@@ -182,11 +178,9 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Session(command)) => with_store(config, false, |ctx| command.run(ctx)),
         Some(Command::LogoutDelivery(command)) => with_store(config, false, |ctx| command.run(ctx)),
         Some(Command::Key(command)) => with_store(config, false, |ctx| command.run(ctx)),
-        Some(Command::Db(DbCommand::Migrate)) => {
-            app::open_store(&config)?;
-            print(&format!("{} is up to date.", database(&config)))
-        }
-        Some(Command::Db(DbCommand::AcceptClock)) => with_store(config, false, accept_clock),
+        Some(Command::Db(command)) => command.run(config),
+        Some(Command::Backup(command)) => command.run(&config),
+        Some(Command::Restore(command)) => command.run(&config),
     }
 }
 
@@ -217,14 +211,6 @@ fn with_store<F: Future<Output = anyhow::Result<()>>>(
         let now = Clock::system(store.latest_instant().await?).now();
         command(Context { config, store, now }).await
     })
-}
-
-async fn accept_clock(ctx: Context) -> anyhow::Result<()> {
-    let _nobody_serves = Store::lock_for_serving(&ctx.config.database_url)?;
-    let before = ctx.store.latest_instant().await?;
-    let machine = Clock::system(UnixTime::from_millis(0)).now();
-    ctx.store.accept_instant(machine).await?;
-    print(&fields(&[("before", before.to_string()), ("from now on", machine.to_string())]))
 }
 
 /// Where the database would be that is not there. What cannot be looked at is for opening it to complain of.

@@ -16,14 +16,20 @@ const WATCH_EVERY: Duration = Duration::from_millis(500);
 /// So much of the time before a crash is forgotten at most.
 const KEEP_TIME_EVERY: Duration = Duration::from_secs(10);
 const SWEEP_EVERY: Duration = Duration::from_mins(1);
+/// Whoever sweeps goes on doing it; another takes over when it has not been heard of for so long.
+const SWEEP_LEASE: Duration = Duration::from_secs(150);
 /// Between two batches while there is more to take out, so that requests come in between.
 const SWEEP_PAUSE: Duration = Duration::from_millis(20);
 
 /// Follows the database's change counter. A database that is away is told once, and again when it is back.
 pub async fn watch_registry(ctx: Arc<Context>) {
     let mut away = false;
+    let mut changes = ctx.store.changes();
     loop {
-        tokio::time::sleep(WATCH_EVERY).await;
+        tokio::select! {
+            () = tokio::time::sleep(WATCH_EVERY) => {}
+            () = told(&mut changes) => {}
+        }
         let followed = ctx.refresh_registry().await;
         if followed.is_ok() {
             ctx.metrics.registry_followed(ctx.now());
@@ -61,11 +67,27 @@ pub async fn keep_time(ctx: Arc<Context>) {
     }
 }
 
-/// Takes out expired rows, in batches.
+/// Waits for word of a change; forever, where none comes.
+async fn told(changes: &mut tokio::sync::watch::Receiver<()>) {
+    if changes.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Takes out expired rows, in batches; of several servers one does it for all.
 pub async fn sweep(ctx: Arc<Context>) {
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
         loop {
+            let now = ctx.now();
+            match ctx.store.take_lease("sweep", ctx.node.clone(), now.plus(SWEEP_LEASE), now).await {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "sweeping failed; trying again later");
+                    break;
+                }
+            }
             match ctx.store.sweep(ctx.now()).await {
                 Ok(0) => break,
                 Ok(rows) => tracing::debug!(rows, "swept"),

@@ -26,6 +26,7 @@ use super::registry::touch;
 use super::revocations::{Actor, Reason};
 use super::schema::{consents, grants, sessions, users};
 use super::throttles::forgive;
+use super::users::hold_alone;
 use super::{Store, StoreError};
 
 /// More than anybody looks through on one page.
@@ -199,14 +200,15 @@ impl Store {
         self.write_and_wake(move |conn| {
             let failed = || StoreError::operation("setting a password of one's own");
             let (user, session) = (&new.user, &new.session);
+            // The account before its sessions, as everywhere, so that no two wait for each other.
+            if hold_alone(conn, user, None)?.is_none() {
+                return Ok(false);
+            }
             // Who copied the cookie before holds nothing from now on.
             let own = sessions::table
                 .find(session.as_str())
                 .filter(sessions::user_id.eq(user.as_str()))
-                .filter(sessions::ended_at.is_null())
-                .filter(exists(
-                    users::table.filter(users::user_id.eq(user.as_str())).filter(users::disabled_at.is_null()),
-                ));
+                .filter(sessions::ended_at.is_null());
             let renew = diesel::update(own).set(sessions::cookie_digest.eq(new.cookie.as_bytes().as_slice()));
             let rows = on_backend!(conn, |c| renew.execute(c)).map_err(failed())?;
             if rows != 1 {

@@ -61,6 +61,13 @@ macro_rules! first_shared {
 }
 pub(super) use {first_locked, first_shared};
 
+/// Lets one transaction at a time do what has this name, where there is no row to hold.
+pub(super) fn one_at_a_time(conn: &mut Conn, name: &str) -> QueryResult<()> {
+    let Conn::Pg(conn) = conn else { return Ok(()) };
+    let lock = sql_query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))");
+    lock.bind::<diesel::sql_types::Text, _>(name).execute(conn).map(drop)
+}
+
 /// Several statements as one transaction: all or nothing, and the answer after the commit. On PostgreSQL, READ COMMITTED:
 /// each statement sees what was committed before it, and a conditional write looks at its row again under the row's lock,
 /// so of two that race one wins. The writer of SQLite has begun a transaction already.

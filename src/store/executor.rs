@@ -118,7 +118,7 @@ impl Executor {
     }
 }
 
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
+pub(super) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
     let thread = std::thread::Builder::new().name(name.to_owned());
     thread.spawn(run).map(drop).map_err(StoreError::Spawn)
 }
@@ -199,18 +199,26 @@ impl Drop for Pooled<'_> {
 /// one.
 fn work_in_pool(settings: &Postgres, jobs: &Receiver<Box<dyn Job>>, open: &AtomicUsize) {
     let mut kept = None;
+    let mut taken: Option<Box<dyn Job>> = None;
     loop {
         let mut pooled = match kept.take().map_or_else(|| Pooled::open(settings, open), Ok) {
             Ok(pooled) => pooled,
             Err(error) => {
                 tracing::debug!(error = &error as &dyn std::error::Error, "no connection to the database");
-                let text = error.to_string();
+                if let Some(job) = taken.take() {
+                    job.answer(Err(away(&error)));
+                }
                 let until = Instant::now() + RECONNECT_EVERY;
                 // A thread that alone has no connection, because there are too many, leaves the work to the others.
                 let waiting = if open.load(Ordering::Relaxed) == 0 { jobs.clone() } else { crossbeam_channel::never() };
                 loop {
                     match waiting.recv_deadline(until) {
-                        Ok(job) => job.answer(Err(StoreError::Away(text.clone()))),
+                        Ok(job) if open.load(Ordering::Relaxed) == 0 => job.answer(Err(away(&error))),
+                        // Another thread has one again: so may this.
+                        Ok(job) => {
+                            taken = Some(job);
+                            break;
+                        }
                         Err(RecvTimeoutError::Timeout) => break,
                         Err(RecvTimeoutError::Disconnected) => return,
                     }
@@ -218,20 +226,17 @@ fn work_in_pool(settings: &Postgres, jobs: &Receiver<Box<dyn Job>>, open: &Atomi
                 continue;
             }
         };
-        let Ok(mut job) = jobs.recv() else { return };
-        if job.abandoned() {
-            kept = Some(pooled);
-            continue;
-        }
+        let mut job = match taken.take().map_or_else(|| jobs.recv(), Ok) {
+            Ok(job) if job.abandoned() => {
+                kept = Some(pooled);
+                continue;
+            }
+            Ok(job) => job,
+            Err(_all_gone) => return,
+        };
         if !pooled.conn.is_alive() {
-            drop(pooled);
-            pooled = match Pooled::open(settings, open) {
-                Ok(pooled) => pooled,
-                Err(error) => {
-                    job.answer(Err(StoreError::Away(error.to_string())));
-                    continue;
-                }
-            };
+            taken = Some(job);
+            continue;
         }
         job.run(&mut pooled.conn);
         job.answer(Ok(()));
@@ -239,6 +244,14 @@ fn work_in_pool(settings: &Postgres, jobs: &Receiver<Box<dyn Job>>, open: &Atomi
             kept = Some(pooled);
         }
     }
+}
+
+/// The same failure for everybody who waits.
+fn away(error: &StoreError) -> StoreError {
+    StoreError::Away(match error {
+        StoreError::Away(text) => text.clone(),
+        other => other.to_string(),
+    })
 }
 
 /// Connections for reading. SQLite answers a read from memory in microseconds, less than handing it to another thread

@@ -11,13 +11,13 @@ use crate::domain::throttle::Bucket;
 use crate::domain::user::normal_email;
 
 use super::activity::{NewActivity, note};
-use super::conn::{Conn, on_backend};
+use super::conn::{Conn, first_locked, on_backend, one_at_a_time};
 use super::endings::end_everything_of;
 use super::outbox::{NewOutboxItem, enqueue};
 use super::revocations::{Actor, Reason};
 use super::schema::{links, users};
 use super::throttles::forgive;
-use super::users::{NewUser, insert_user};
+use super::users::{NewUser, hold_alone, insert_user};
 use super::{Store, StoreError};
 
 /// A link to be sent.
@@ -105,8 +105,9 @@ pub(super) fn end_links(conn: &mut Conn, user: &UserId, kind: LinkKind) -> Resul
     Ok(())
 }
 
-/// Whether an account has this address.
+/// Whether an account has this address. Nobody else is answered for the same address before the transaction ends.
 fn is_email_taken(conn: &mut Conn, email: &str, but: Option<&UserId>) -> Result<bool, StoreError> {
+    one_at_a_time(conn, &normal_email(email)).map_err(StoreError::operation("holding an address"))?;
     let holders = users::table.filter(users::normal_email.eq(normal_email(email))).select(users::user_id);
     let holders: Vec<String> =
         on_backend!(conn, |c| holders.limit(2).load(c)).map_err(StoreError::operation("looking for an address"))?;
@@ -123,8 +124,9 @@ impl Store {
             if let Some(user) = &new.user_id {
                 let alive =
                     users::table.find(user.as_str()).filter(users::disabled_at.is_null()).select(users::user_id);
-                let alive: Option<String> = on_backend!(conn, |c| alive.first(c).optional())
-                    .map_err(StoreError::operation("finding whom a link is for"))?;
+                // Of two that are sent at once the later one counts.
+                let alive: Option<String> =
+                    first_locked!(conn, alive).map_err(StoreError::operation("finding whom a link is for"))?;
                 if alive.is_none() {
                     return Ok(false);
                 }
@@ -170,6 +172,8 @@ impl Store {
     pub async fn reset_password(&self, reset: PasswordReset, now: UnixTime) -> Result<bool, StoreError> {
         self.write_and_wake(move |conn| {
             let user = &reset.user_id;
+            // The account before its links, as everywhere, so that no two wait for each other.
+            hold_alone(conn, user, None)?;
             if !spend(conn, &reset.link, LinkKind::ResetPassword, Some(user), now)? {
                 return Ok(false);
             }
@@ -223,6 +227,7 @@ impl Store {
     pub async fn confirm_email(&self, confirmation: EmailConfirmation, now: UnixTime) -> Result<bool, StoreError> {
         self.write_and_wake(move |conn| {
             let EmailConfirmation { link, user_id: user, email, origin, mail } = &confirmation;
+            hold_alone(conn, user, None)?;
             if !spend(conn, link, LinkKind::ConfirmEmail, Some(user), now)? || is_email_taken(conn, email, Some(user))?
             {
                 return Ok(false);

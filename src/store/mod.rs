@@ -4,14 +4,17 @@
 mod access_tokens;
 mod account;
 mod activity;
+mod backup;
 mod clock;
 mod conn;
 mod consents;
+mod copy;
 mod endings;
 mod executor;
 mod figures;
 mod flows;
 mod grants;
+mod leases;
 mod links;
 mod logouts;
 mod outbox;
@@ -36,9 +39,10 @@ use diesel::migration::MigrationSource;
 use diesel::{QueryableByName, RunQueryDsl as _, sql_query};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use thiserror::Error;
+use tokio::sync::watch;
 use tracing::Instrument as _;
 
-use crate::config::DatabaseUrl;
+use crate::config::{DatabaseUrl, Postgres};
 use crate::traces::transaction;
 
 use conn::{Conn, atomically, on_backend};
@@ -46,7 +50,9 @@ use executor::{Executor, Readers};
 
 pub use access_tokens::{PersonsToken, TokenState};
 pub use account::{Allowed, Deletion, OpenSession, OwnPassword};
+pub use backup::{Restored, backup, restore};
 pub use consents::Decision;
+pub use copy::{CopiedTable, copy};
 pub use endings::{Ended, Ending};
 pub use grants::{Exchange, FirstRefreshToken, NewGrant, Rotation, RotationRequest};
 pub use links::{EmailConfirmation, Link, NewLink, PasswordReset, Registration, Request};
@@ -98,6 +104,18 @@ pub enum StoreError {
     NotADatabase(PathBuf),
     #[error("a stored {what} does not read back: {detail}")]
     Corrupt { what: &'static str, detail: String },
+    #[error("the database is of an older version; run countersign db migrate on it first")]
+    OlderSchema,
+    #[error("{0}: there is no such database")]
+    NoDatabase(PathBuf),
+    #[error("the database to copy to is not empty: its table {0} holds something; name an empty one")]
+    NotEmpty(String),
+    #[error("what arrived in table {0} differs from what was sent; nothing was kept")]
+    Differs(String),
+    #[error("{0}: is there already, and is not overwritten; name another place, or move it away")]
+    Exists(PathBuf),
+    #[error("{path}: is damaged: {why}")]
+    Damaged { path: PathBuf, why: String },
     #[error("the database cannot be reached: {0}")]
     Away(String),
     #[error("the database did not answer in time")]
@@ -179,7 +197,7 @@ pub struct Store {
 #[derive(Clone)]
 enum Backend {
     Sqlite { writer: Executor, readers: Arc<Readers> },
-    Postgres(Executor),
+    Postgres { pool: Executor, settings: Box<Postgres> },
 }
 
 /// Held by the one server of a SQLite file; released when it ends, however it ends. PostgreSQL may have many servers.
@@ -198,19 +216,12 @@ impl Store {
             DatabaseUrl::Sqlite(path) => path,
             DatabaseUrl::Postgres(settings) => {
                 postgres::prepare(settings)?;
-                return Ok(Self::new(Backend::Postgres(Executor::postgres_pool(settings)?)));
+                let pool = Executor::postgres_pool(settings)?;
+                return Ok(Self::new(Backend::Postgres { pool, settings: Box::new(settings.clone()) }));
             }
         };
-        let text = path.to_string_lossy();
-        // One at a time: a command may be started while the server makes its first start.
-        let _migrating = lock(path, "migrate", true)?;
-        make_private(path)?;
-        let mut writer = Conn::open_sqlite(&text).map_err(|error| error.unless_not_a_database(path))?;
-        check_sqlite(&mut writer)?;
-        if let Conn::Sqlite(conn) = &mut writer {
-            migrate(conn, SQLITE_MIGRATIONS)?;
-        }
-        let text = text.into_owned();
+        let writer = open_sqlite_writer(path)?;
+        let text = path.to_string_lossy().into_owned();
         let readers = Readers::new(move || Conn::open_sqlite(&text))?;
         Ok(Self::new(Backend::Sqlite { writer: Executor::sqlite_writer(writer)?, readers: Arc::new(readers) }))
     }
@@ -219,7 +230,7 @@ impl Store {
     fn executor(&self) -> &Executor {
         match &self.backend {
             Backend::Sqlite { writer, .. } => writer,
-            Backend::Postgres(pool) => pool,
+            Backend::Postgres { pool, .. } => pool,
         }
     }
 
@@ -251,6 +262,23 @@ impl Store {
             conn.batch_execute(&text).map_err(StoreError::operation("bounding the wait for the database"))
         })
         .await
+    }
+
+    /// Changes when another server has changed what is registered. SQLite tells nobody: whoever wants to know looks at the
+    /// counter.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<()> {
+        let (told, changes) = watch::channel(());
+        if let Backend::Postgres { settings, .. } = &self.backend {
+            let settings = settings.clone();
+            if let Err(error) = executor::spawn("store-listener", move || postgres::listen(&settings, &told)) {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "nobody listens for changes; they are looked for"
+                );
+            }
+        }
+        changes
     }
 
     /// Whether a write goes through just now, down to the disk.
@@ -288,9 +316,22 @@ impl Store {
         let span = transaction("read", &work);
         match &self.backend {
             Backend::Sqlite { readers, .. } => span.in_scope(|| readers.run(work)),
-            Backend::Postgres(pool) => pool.run(work).instrument(span).await,
+            Backend::Postgres { pool, .. } => pool.run(work).instrument(span).await,
         }
     }
+}
+
+/// Opens a SQLite file, which is made where there is none, and brings its schema up to date.
+fn open_sqlite_writer(path: &Path) -> Result<Conn, StoreError> {
+    // One at a time: a command may be started while the server makes its first start.
+    let _migrating = lock(path, "migrate", true)?;
+    make_private(path)?;
+    let mut writer = Conn::open_sqlite(&path.to_string_lossy()).map_err(|error| error.unless_not_a_database(path))?;
+    check_sqlite(&mut writer)?;
+    if let Conn::Sqlite(conn) = &mut writer {
+        migrate(conn, SQLITE_MIGRATIONS)?;
+    }
+    Ok(writer)
 }
 
 /// A new database is its owner's alone, wherever it lies; SQLite gives the files beside it the same mode.
@@ -340,13 +381,35 @@ where
     DB: diesel::backend::Backend,
     EmbeddedMigrations: MigrationSource<DB>,
 {
+    if has_pending(conn, &embedded)? {
+        conn.run_pending_migrations(embedded).map_err(|error| StoreError::Migration(error.to_string()))?;
+    }
+    Ok(())
+}
+
+/// Sees that the schema is this version's, and changes nothing.
+fn check_current<C, DB>(conn: &mut C, embedded: &EmbeddedMigrations) -> Result<(), StoreError>
+where
+    C: MigrationHarness<DB>,
+    DB: diesel::backend::Backend,
+    EmbeddedMigrations: MigrationSource<DB>,
+{
+    if has_pending(conn, embedded)? { Err(StoreError::OlderSchema) } else { Ok(()) }
+}
+
+/// Whether migrations are missing; a newer schema is an error.
+fn has_pending<C, DB>(conn: &mut C, embedded: &EmbeddedMigrations) -> Result<bool, StoreError>
+where
+    C: MigrationHarness<DB>,
+    DB: diesel::backend::Backend,
+    EmbeddedMigrations: MigrationSource<DB>,
+{
     let failed = |error: Box<dyn std::error::Error + Send + Sync>| StoreError::Migration(error.to_string());
-    let known = MigrationSource::<DB>::migrations(&embedded).map_err(failed)?;
+    let known = MigrationSource::<DB>::migrations(embedded).map_err(failed)?;
     let known: Vec<String> = known.iter().map(|migration| migration.name().version().to_string()).collect();
     let applied = conn.applied_migrations().map_err(failed)?;
     if let Some(newer) = applied.iter().map(ToString::to_string).find(|version| !known.contains(version)) {
         return Err(StoreError::NewerSchema(newer));
     }
-    conn.run_pending_migrations(embedded).map_err(failed)?;
-    Ok(())
+    Ok(applied.len() < known.len())
 }

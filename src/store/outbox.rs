@@ -9,6 +9,7 @@ use crate::clock::UnixTime;
 use crate::domain::ids::{SessionId, uuid_v7};
 
 use super::conn::{Conn, on_backend};
+use super::leases::release;
 use super::schema::outbox;
 use super::{Store, StoreError};
 
@@ -234,6 +235,7 @@ impl Store {
     /// When the database cannot be written.
     pub async fn release_leases(&self, node: String, now: UnixTime) -> Result<(), StoreError> {
         self.write(move |conn| {
+            release(conn, &node)?;
             let own = outbox::table.filter(outbox::leased_by.eq(node)).filter(outbox::delivered_at.is_null());
             let update =
                 diesel::update(own).set((outbox::next_at.eq(now.millis()), outbox::leased_by.eq(None::<String>)));

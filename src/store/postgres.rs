@@ -1,12 +1,15 @@
 //! PostgreSQL: how a connection is opened and what is asked of the server first, migrations under a lock, and the threads
 //! that own connections. Everything else is the same text as for SQLite.
 
+use std::time::Duration;
+
 use diesel::connection::{AnsiTransactionManager, SimpleConnection as _, TransactionManager as _};
 use diesel::pg::PgConnection;
-use diesel::{Connection as _, QueryableByName, RunQueryDsl as _, sql_query};
+use diesel::{Connection as _, QueryResult, QueryableByName, RunQueryDsl as _, sql_query};
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use secrecy::{ExposeSecret as _, SecretString};
+use tokio::sync::watch;
 
 use crate::config::Postgres;
 
@@ -26,6 +29,10 @@ const DEFAULTS: [(&str, &str); 7] = [
     ("target_session_attrs", "read-write"),
     ("fallback_application_name", "countersign"),
 ];
+
+/// How often a listening connection is looked at.
+const LISTEN_EVERY: Duration = Duration::from_millis(50);
+const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
 /// Names our lock among the advisory locks of the database.
 const MIGRATION_LOCK: i64 = 0x436F_756E_7465_7273;
@@ -98,6 +105,49 @@ pub(super) fn open(settings: &Postgres) -> Result<PgConnection, StoreError> {
         }
     }
     Ok(conn)
+}
+
+/// Tells the other servers, with the commit.
+pub(super) fn tell(conn: &mut Conn) -> QueryResult<()> {
+    match conn {
+        Conn::Sqlite(_) => Ok(()),
+        Conn::Pg(conn) => conn.batch_execute("NOTIFY countersign_changed"),
+    }
+}
+
+/// Listens on a thread with a connection of its own until nobody wants to know any more. Whoever is told looks at the change
+/// counter, so a notice that was missed is only late. libpq is asked for what has arrived; that costs no round trip.
+pub(super) fn listen(settings: &Postgres, told: &watch::Sender<()>) {
+    let listening = || {
+        let mut conn = open(settings)?;
+        conn.batch_execute("LISTEN countersign_changed").map_err(StoreError::operation("listening for changes"))?;
+        Ok(conn)
+    };
+    while !told.is_closed() {
+        let mut conn: PgConnection = match listening() {
+            Ok(conn) => conn,
+            Err(error) => {
+                let error: StoreError = error;
+                tracing::debug!(error = &error as &dyn std::error::Error, "not listening for changes; trying on");
+                pause(LISTEN_AGAIN);
+                continue;
+            }
+        };
+        // Something may have been told while nobody listened.
+        told.send_replace(());
+        while !told.is_closed()
+            && let Ok(notices) = conn.notifications_iter().collect::<QueryResult<Vec<_>>>()
+        {
+            if !notices.is_empty() {
+                told.send_replace(());
+            }
+            pause(LISTEN_EVERY);
+        }
+    }
+}
+
+fn pause(span: Duration) {
+    let _at = crossbeam_channel::after(span).recv();
 }
 
 /// Opens the database for the first time: one server after another brings the schema up to date.

@@ -14,6 +14,7 @@ use crate::protocol::jose::SigningAlgorithm;
 use crate::protocol::scope::Scope;
 
 use super::conn::{Conn, on_backend};
+use super::postgres::tell;
 use super::revocations::{Actor, Cause, Reason, Target, append};
 use super::schema::{clients, counters, resources, signing_keys};
 use super::{Store, StoreError};
@@ -44,7 +45,7 @@ type KeyRow = (String, String, String, Vec<u8>, i64, i64, Option<i64>);
 pub(super) fn changed(conn: &mut Conn) -> Result<(), StoreError> {
     let counter = diesel::update(counters::table.find(REGISTRY)).set(counters::value.eq(counters::value + 1));
     on_backend!(conn, |c| counter.execute(c)).map_err(StoreError::operation("counting a change"))?;
-    Ok(())
+    tell(conn).map_err(StoreError::operation("telling of a change"))
 }
 
 /// Writes the counter as it stands: proves that the database takes writes, and changes nothing.
@@ -105,6 +106,43 @@ fn insert_key(conn: &mut Conn, key: &SigningKey) -> Result<(), StoreError> {
     on_backend!(conn, |c| diesel::insert_into(signing_keys::table).values(row).execute(c))
         .map_err(StoreError::operation("storing a signing key"))?;
     Ok(())
+}
+
+/// The body of [`Store::rotate_key`].
+pub(super) fn replace_key(
+    conn: &mut Conn,
+    successor: &SigningKey,
+    retire_at: Option<UnixTime>,
+    now: UnixTime,
+) -> Result<(), StoreError> {
+    changed(conn)?;
+    // A key that is to sign from later on has signed nothing yet, and would take over from this one again.
+    let overtaken = signing_keys::table
+        .filter(signing_keys::algorithm.eq(successor.algorithm.as_str()))
+        .filter(signing_keys::active_at.gt(successor.active_at.millis()));
+    on_backend!(conn, |c| diesel::delete(overtaken).execute(c))
+        .map_err(StoreError::operation("removing an overtaken signing key"))?;
+    let older = signing_keys::table.filter(signing_keys::algorithm.eq(successor.algorithm.as_str()));
+    let failed = StoreError::operation("retiring a signing key");
+    if let Some(at) = retire_at {
+        let living = older.filter(signing_keys::expires_at.is_null());
+        let update = diesel::update(living).set(signing_keys::expires_at.eq(at.millis()));
+        on_backend!(conn, |c| update.execute(c)).map_err(failed)?;
+    } else {
+        let delete = diesel::delete(older).returning(signing_keys::key_id);
+        let gone: Vec<String> = on_backend!(conn, |c| delete.get_results(c)).map_err(failed)?;
+        for key_id in &gone {
+            append(conn, Target::Key(key_id), &Reason::KeyRevoked.by(Actor::Operator), now, now)?;
+        }
+    }
+    insert_key(conn, successor)
+}
+
+/// All signing keys.
+pub(super) fn read_keys(conn: &mut Conn) -> Result<Vec<SigningKey>, StoreError> {
+    let rows: Vec<KeyRow> = on_backend!(conn, |c| signing_keys::table.load(c))
+        .map_err(StoreError::operation("reading the signing keys"))?;
+    rows.into_iter().map(key).collect()
 }
 
 impl Store {
@@ -281,30 +319,7 @@ impl Store {
         retire_at: Option<UnixTime>,
         now: UnixTime,
     ) -> Result<(), StoreError> {
-        self.write(move |conn| {
-            changed(conn)?;
-            // A key that is to sign from later on has signed nothing yet, and would take over from this one again.
-            let overtaken = signing_keys::table
-                .filter(signing_keys::algorithm.eq(successor.algorithm.as_str()))
-                .filter(signing_keys::active_at.gt(successor.active_at.millis()));
-            on_backend!(conn, |c| diesel::delete(overtaken).execute(c))
-                .map_err(StoreError::operation("removing an overtaken signing key"))?;
-            let older = signing_keys::table.filter(signing_keys::algorithm.eq(successor.algorithm.as_str()));
-            let failed = StoreError::operation("retiring a signing key");
-            if let Some(at) = retire_at {
-                let living = older.filter(signing_keys::expires_at.is_null());
-                let update = diesel::update(living).set(signing_keys::expires_at.eq(at.millis()));
-                on_backend!(conn, |c| update.execute(c)).map_err(failed)?;
-            } else {
-                let delete = diesel::delete(older).returning(signing_keys::key_id);
-                let gone: Vec<String> = on_backend!(conn, |c| delete.get_results(c)).map_err(failed)?;
-                for key_id in &gone {
-                    append(conn, Target::Key(key_id), &Reason::KeyRevoked.by(Actor::Operator), now, now)?;
-                }
-            }
-            insert_key(conn, &successor)
-        })
-        .await
+        self.write(move |conn| replace_key(conn, &successor, retire_at, now)).await
     }
 
     /// Removes one key, which is in the wrong hands, with all that it signed; `successor` signs in its place, where it is

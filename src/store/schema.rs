@@ -247,6 +247,14 @@ table! {
 }
 
 table! {
+    leases (name) {
+        name -> Text,
+        holder -> Text,
+        expires_at -> BigInt,
+    }
+}
+
+table! {
     throttles (bucket) {
         bucket -> Text,
         failures -> BigInt,

@@ -374,6 +374,7 @@ impl Store {
         now: UnixTime,
     ) -> Result<bool, StoreError> {
         self.write_and_wake(move |conn| {
+            hold_alone(conn, &user, None)?;
             let devices = diesel::delete(totp_devices::table.filter(totp_devices::user_id.eq(user.as_str())));
             let gone = on_backend!(conn, |c| devices.execute(c)).map_err(StoreError::operation("resetting factors"))?;
             forget_factors(conn, &user)?;

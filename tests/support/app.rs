@@ -49,6 +49,11 @@ impl App {
         }
     }
 
+    /// The same application, talking to one server of several.
+    pub fn at(&self, server: &TestServer) -> Self {
+        Self { issuer: server.url(""), ..self.clone() }
+    }
+
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.issuer)
     }

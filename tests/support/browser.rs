@@ -19,6 +19,8 @@ struct Jar {
 
 pub struct Browser {
     origin: String,
+    /// Whether each request has a connection of its own, so that a balancer can send it elsewhere.
+    hops: bool,
     jar: Mutex<Jar>,
 }
 
@@ -32,7 +34,11 @@ pub struct Page {
 
 impl Browser {
     pub fn new(server: &TestServer) -> Self {
-        Self { origin: server.issuer.clone(), jar: Mutex::default() }
+        Self { origin: server.issuer.clone(), hops: false, jar: Mutex::default() }
+    }
+
+    pub fn hopping(server: &TestServer) -> Self {
+        Self { hops: true, ..Self::new(server) }
     }
 
     /// One request with this browser's cookies, no redirect followed.
@@ -43,6 +49,7 @@ impl Browser {
         let cookies = self.cookies();
         let cookies: Vec<_> = cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let request = if cookies.is_empty() { request } else { request.header("cookie", cookies.join("; ")) };
+        let request = if self.hops { request.header("connection", "close") } else { request };
         let answer = try_send(request)?;
         let mut jar = self.jar.lock().unwrap();
         for line in answer.headers.get_all(SET_COOKIE) {

@@ -7,6 +7,7 @@
 pub mod app;
 pub mod browser;
 pub mod chromium;
+pub mod gate;
 pub mod http;
 pub mod jose;
 pub mod mail;

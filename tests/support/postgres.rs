@@ -67,7 +67,7 @@ fn program(name: &str) -> PathBuf {
 /// The cluster of this test program. Its end is the program's, however that ends.
 pub fn shared() -> &'static Cluster {
     static SHARED: OnceLock<Cluster> = OnceLock::new();
-    SHARED.get_or_init(|| Cluster::make(&[], true))
+    SHARED.get_or_init(|| Cluster::make(&[], &[], true))
 }
 
 pub struct Cluster {
@@ -82,10 +82,15 @@ pub struct Cluster {
 impl Cluster {
     /// A cluster for one test, with settings such as `fsync=off`, running.
     pub fn start(settings: &[&str]) -> Self {
-        Self::make(settings, false)
+        Self::make(settings, &[], false)
     }
 
-    fn make(settings: &[&str], remove_with_us: bool) -> Self {
+    /// The same, with files of the test's own in its data directory.
+    pub fn start_with(settings: &[&str], files: &[(&str, &str)]) -> Self {
+        Self::make(settings, files, false)
+    }
+
+    fn make(settings: &[&str], files: &[(&str, &str)], remove_with_us: bool) -> Self {
         let home = TempDir::with_prefix("countersign-postgres-").unwrap().keep();
         if is_root() {
             std::os::unix::fs::chown(&home, Some(NOBODY), Some(NOBODY)).unwrap();
@@ -96,8 +101,22 @@ impl Cluster {
         initdb.args(["--username=countersign", "--auth=trust", "--locale=C", "--encoding=UTF8", "--no-sync", "-D"]);
         let output = initdb.arg(cluster.data()).output().unwrap();
         assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
+        for (name, text) in files {
+            cluster.write(name, text);
+        }
         cluster.run();
         cluster
+    }
+
+    /// Writes a file into its data directory, the server's alone.
+    pub fn write(&self, name: &str, text: &str) {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = self.data().join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        if is_root() {
+            std::os::unix::fs::chown(&path, Some(NOBODY), Some(NOBODY)).unwrap();
+        }
     }
 
     pub fn data(&self) -> PathBuf {

@@ -44,6 +44,19 @@ impl TestServer {
         Self { issuer: format!("http://{listen}"), home, env: own, child: Mutex::default() }
     }
 
+    /// One of several servers of an issuer that lies before them; `env` says what they share.
+    pub fn node(issuer: &str, env: &[(&str, &str)]) -> Self {
+        let mut env = env.to_vec();
+        env.push(("COUNTERSIGN_ISSUER", issuer));
+        let mut server = Self::prepare(&env);
+        issuer.clone_into(&mut server.issuer);
+        server
+    }
+
+    pub fn port(&self) -> u16 {
+        self.url("").rsplit(':').next().unwrap().parse().unwrap()
+    }
+
     pub fn running(env: &[(&str, &str)]) -> Self {
         let server = Self::prepare(env);
         server.start();
@@ -106,6 +119,11 @@ impl TestServer {
     pub fn url(&self, path: &str) -> String {
         let listen = &self.env.iter().find(|(key, _)| key == "COUNTERSIGN_LISTEN").unwrap().1;
         format!("http://{listen}{path}")
+    }
+
+    pub fn database_url(&self) -> String {
+        let named = self.env.iter().find(|(key, _)| key == "COUNTERSIGN_DATABASE_URL").map(|(_, url)| url.clone());
+        named.unwrap_or_else(|| format!("sqlite://{}", self.data_dir().join("countersign.db").display()))
     }
 
     pub fn home(&self) -> &Path {

@@ -1,0 +1,190 @@
+//! PostgreSQL itself: what is asked of it at the start, how it is reached, and what happens when it is not there.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use diesel::connection::SimpleConnection as _;
+use diesel::{Connection as _, PgConnection};
+use serde_json::json;
+use support::postgres::{Cluster, execute, shared};
+use support::{App, Browser, TestServer, get, wait_for};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn serving(url: &str) -> (TestServer, App) {
+    let server = TestServer::prepare(&[("COUNTERSIGN_DATABASE_URL", url), ("COUNTERSIGN_DATABASE__CONNECTIONS", "4")]);
+    server.user("ada");
+    let web = server.client(&json!({
+        "redirect_uris": ["https://web.example/callback"], "skip_consent": true,
+        "grant_types": ["authorization_code", "refresh_token"], "scope": "openid offline_access",
+    }));
+    server.start();
+    (server, web)
+}
+
+#[test]
+fn a_database_that_is_away_costs_503_within_its_time_and_no_restart() {
+    let cluster = Cluster::start(&[]);
+    let (server, web) = serving(&cluster.database());
+    let browser = Browser::new(&server);
+    let mut token = web.tokens(&browser, "openid offline_access").refresh().to_owned();
+    for (fault, bound) in [("stopped", SECOND), ("killed", SECOND), ("paused", 3 * SECOND)] {
+        match fault {
+            "stopped" => cluster.stop(),
+            "killed" => cluster.kill(),
+            _ => cluster.pause(),
+        }
+        let spent = [("grant_type", "refresh_token"), ("refresh_token", token.as_str())];
+        for answer in
+            [&|| web.post("/token", &spent), &|| get(web.request().url())] as [&dyn Fn() -> support::Answer; 2]
+        {
+            let start = Instant::now();
+            let answer = answer();
+            assert_eq!(answer.status, 503, "{fault}: {answer:?}");
+            assert!(!answer.header("retry-after").is_empty(), "{fault}: {answer:?}");
+            assert!(start.elapsed() <= bound + SECOND / 2, "{fault}: {:?}", start.elapsed());
+        }
+        for path in ["/jwks", "/.well-known/openid-configuration", "/health/live"] {
+            let start = Instant::now();
+            assert_eq!(get(server.url(path)).status, 200, "{fault}: {path}");
+            assert!(start.elapsed() < SECOND / 2, "{fault}: {path} took {:?}", start.elapsed());
+        }
+        assert_eq!(get(server.url("/health/ready")).status, 503, "{fault}");
+        if fault == "paused" {
+            cluster.resume();
+        } else {
+            cluster.run();
+        }
+        let start = Instant::now();
+        // The request that got no answer may have been done: the same again, within the leeway, gets the successor.
+        let answer = wait_for("the database to be back", || {
+            let answer = web.refresh(&token);
+            (answer.status != 503).then_some(answer)
+        });
+        assert!(start.elapsed() < 5 * SECOND, "{fault}: {:?}", start.elapsed());
+        answer.ok();
+        token = answer.text("refresh_token");
+    }
+    assert!(web.is_active(&token));
+}
+
+#[test]
+fn a_statement_that_waits_too_long_is_given_up() {
+    let url = shared().database();
+    let (server, web) = serving(&url);
+    let token = web.tokens(&Browser::new(&server), "openid offline_access").refresh().to_owned();
+    let mut other = PgConnection::establish(&url).unwrap();
+    other.batch_execute("BEGIN; SELECT 1 FROM grants FOR UPDATE").unwrap();
+    let start = Instant::now();
+    let answer = web.refresh(&token);
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!(start.elapsed() >= SECOND && start.elapsed() <= 3 * SECOND, "{:?}", start.elapsed());
+    other.batch_execute("ROLLBACK").unwrap();
+    web.refresh(&token).ok();
+}
+
+#[test]
+fn a_database_that_may_forget_what_it_acknowledged_is_refused() {
+    let url = shared().database();
+    let name = url.rsplit('/').next().unwrap().to_owned();
+    execute(&url, &format!("ALTER DATABASE {name} SET synchronous_commit = off"));
+    let server = TestServer::prepare(&[("COUNTERSIGN_DATABASE_URL", &url)]);
+    let output = server.cli(&["serve"], "");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && told.contains("synchronous_commit is off"), "{told}");
+}
+
+#[test]
+fn servers_that_start_together_make_the_database_once() {
+    let url = shared().empty_database();
+    let servers: Vec<_> = (0..3).map(|_| TestServer::prepare(&[("COUNTERSIGN_DATABASE_URL", url.as_str())])).collect();
+    std::thread::scope(|scope| {
+        for server in &servers {
+            scope.spawn(|| server.cli_ok(&["db", "migrate"], ""));
+        }
+    });
+}
+
+#[test]
+fn s120_a_newer_schema_is_refused() {
+    let url = shared().database();
+    execute(&url, "INSERT INTO __diesel_schema_migrations (version) VALUES ('29990101000000')");
+    let server = TestServer::prepare(&[("COUNTERSIGN_DATABASE_URL", &url)]);
+    let output = server.cli(&["serve"], "");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && told.contains("newer Countersign"), "{told}");
+}
+
+/// A certificate of its own for "localhost", and its key.
+fn certificate() -> (String, String) {
+    use openssl::asn1::Asn1Time;
+    use openssl::ec::{EcGroup, EcKey};
+    use openssl::hash::MessageDigest;
+    use openssl::nid::Nid;
+    use openssl::pkey::PKey;
+    use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
+    use openssl::x509::{X509, X509NameBuilder};
+    let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+    let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
+    let mut name = X509NameBuilder::new().unwrap();
+    name.append_entry_by_text("CN", "localhost").unwrap();
+    let name = name.build();
+    let mut builder = X509::builder().unwrap();
+    builder.set_version(2).unwrap();
+    builder.set_subject_name(&name).unwrap();
+    builder.set_issuer_name(&name).unwrap();
+    builder.set_pubkey(&key).unwrap();
+    builder.set_not_before(&Asn1Time::days_from_now(0).unwrap()).unwrap();
+    builder.set_not_after(&Asn1Time::days_from_now(2).unwrap()).unwrap();
+    builder.append_extension(BasicConstraints::new().ca().build().unwrap()).unwrap();
+    let names = SubjectAlternativeName::new().dns("localhost").build(&builder.x509v3_context(None, None)).unwrap();
+    builder.append_extension(names).unwrap();
+    builder.sign(&key, MessageDigest::sha256()).unwrap();
+    let text = |pem: Vec<u8>| String::from_utf8(pem).unwrap();
+    (text(builder.build().to_pem().unwrap()), text(key.private_key_to_pem_pkcs8().unwrap()))
+}
+
+#[test]
+fn the_network_is_guarded_by_tls_and_the_password_comes_from_a_file() {
+    let (own_certificate, key) = certificate();
+    let cluster = Cluster::start_with(
+        &["ssl=on", "ssl_cert_file=server.crt", "ssl_key_file=server.key"],
+        &[("server.crt", &own_certificate), ("server.key", &key)],
+    );
+    let url = cluster.database();
+    execute(&url, "ALTER ROLE countersign PASSWORD 'p&ss w%rd'");
+    // From now on by password and TLS alone.
+    cluster.write("pg_hba.conf", "hostssl all all all scram-sha-256\n");
+    execute(&url, "SELECT pg_reload_conf()");
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let right = write("right.pem", &own_certificate);
+    let wrong = write("wrong.pem", &certificate().0);
+    let password = write("password", "p&ss w%rd\n");
+    let base = url.replace("127.0.0.1", "localhost");
+    let migrate = |parameters: &str, password: &str| {
+        let url = format!("{base}?{parameters}");
+        let env = [("COUNTERSIGN_DATABASE_URL", url.as_str()), ("COUNTERSIGN_DATABASE__PASSWORD_FILE", password)];
+        let output = TestServer::prepare(&env).cli(&["db", "migrate"], "");
+        (output.status.success(), String::from_utf8(output.stderr).unwrap())
+    };
+    wait_for("the settings to be read", || (!migrate("sslmode=disable", &password).0).then_some(()));
+    let told = migrate(&format!("sslmode=verify-full&sslrootcert={right}"), &password);
+    assert!(told.0, "{}", told.1);
+    let told = migrate(&format!("sslmode=verify-full&sslrootcert={wrong}"), &password);
+    assert!(!told.0 && told.1.contains("certificate verify failed"), "{}", told.1);
+    let bad = write("bad", "hush hush");
+    let told = migrate(&format!("sslmode=verify-full&sslrootcert={right}"), &bad);
+    assert!(!told.0 && told.1.contains("password authentication failed") && !told.1.contains("hush"), "{}", told.1);
+    // Another name than the certificate's.
+    let other = url.clone();
+    let url = format!("{other}?sslmode=verify-full&sslrootcert={right}");
+    let env = [("COUNTERSIGN_DATABASE_URL", url.as_str()), ("COUNTERSIGN_DATABASE__PASSWORD_FILE", &password)];
+    assert!(!TestServer::prepare(&env).cli(&["db", "migrate"], "").status.success());
+}

@@ -158,7 +158,8 @@ fn comparable(answer: &Answer) -> (u16, BTreeMap<String, String>, String) {
     (answer.status, headers.collect(), answer.body.clone())
 }
 
-/// Posts a form again and again as `one` and as `other`; the answers, and the medians of their times.
+/// Posts a form again and again as `one` and as `other`, in turns; the answers are the same, and these are the least of their
+/// times: what they take on a machine that does nothing else.
 fn compare(
     server: &TestServer,
     path: &str,
@@ -186,10 +187,7 @@ fn compare(
         times[0].push(time_a);
         times[1].push(time_b);
     }
-    times.map(|mut times| {
-        times.sort();
-        times[times.len() / 2]
-    })
+    times.map(|times| times.into_iter().min().unwrap())
 }
 
 #[test]
@@ -197,9 +195,7 @@ fn s65_a_forgotten_password_says_the_same_of_everybody_in_the_same_time() {
     let server = server();
     let [known, unknown] =
         compare(&server, "/password/forgot", "forgot-submit", &[("email", "ada")], &[("email", "nobody")], 12);
-    // A machine that is busy with other tests is no stopwatch; there is one path, whoever is asked for.
-    let apart = known.abs_diff(unknown);
-    assert!(apart < Duration::from_millis(5) + known.max(unknown) / 2, "{known:?} {unknown:?}");
+    assert!(known.abs_diff(unknown) < Duration::from_millis(5), "{known:?} {unknown:?}");
     // Three mails and no more, however often it was asked for; and to nobody else.
     wait_for("three mails", || (server.mails().len() == 3).then_some(()));
     ask(&Browser::new(&server), &server, "ada@example.com").is("forgot-sent-page");
@@ -387,7 +383,7 @@ fn s65_registering_says_the_same_whatever_is_taken_and_the_mailbox_hears_the_res
     let fields = |name, email| [("username", name), ("email", email), ("password", NEW)];
     let taken = fields("somebody", "ada@example.com");
     let free = fields("somebody", "free@example.com");
-    let [known, unknown] = compare(&server, "/register", "register-submit", &taken, &free, 6);
+    let [known, unknown] = compare(&server, "/register", "register-submit", &taken, &free, 8);
     assert!(known.abs_diff(unknown) < known.max(unknown) / 2, "{known:?} {unknown:?}");
     compare(&server, "/register", "register-submit", &fields("ada", "other@example.com"), &free, 1);
     let told = server.mail_to("ada@example.com", 1);

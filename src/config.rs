@@ -206,7 +206,8 @@ pub struct PasswordConfig {
     pub threads: usize,
     /// Hashes that may wait; one more is answered 503. Default: 64. From 1 to 10000.
     pub queue: usize,
-    /// Characters of a new password at least (NIST SP 800-63B-4 3.1.1.2). Default: 15. From 8 to 64.
+    /// Characters of a new password at least (NIST SP 800-63B-4 3.1.1.2). Default: 15; 8 where `mfa.required` is `always`.
+    /// From 8 to 64.
     pub min_length: usize,
     /// Where new passwords are looked up in a breach corpus (k-anonymity range look-up). Default: nowhere.
     pub breach_url: Option<Url>,

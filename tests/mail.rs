@@ -35,7 +35,11 @@ fn ask(browser: &Browser, server: &TestServer, typed: &str) -> Page {
 /// Asks for a link and takes it out of the mailbox.
 fn reset_link(server: &TestServer, typed: &str, count: usize) -> String {
     ask(&Browser::new(server), server, typed).is("forgot-sent-page");
-    server.mail_to("ada@example.com", count).link()
+    wait_for("a link", || {
+        let is_link = |mail: &Mail| mail.is_to("ada@example.com") && mail.text.contains("/password/reset?token=");
+        let links: Vec<String> = server.mails().into_iter().filter(is_link).map(|mail| mail.link()).collect();
+        links.get(count - 1).cloned()
+    })
 }
 
 fn signs_in(server: &TestServer, name: &str, password: &str) -> bool {
@@ -97,6 +101,40 @@ fn s64_a_reset_link_ends_with_a_newer_one_a_sign_in_and_a_new_password() {
     assert!(Browser::new(&server).open(&other).has("error-page"));
     assert!(Browser::new(&server).open(server.url("/password/reset?token=x")).has("error-page"));
     assert!(Browser::new(&server).open(server.url("/password/reset")).has("error-page"));
+}
+
+#[test]
+fn s62_a_reset_leaves_the_second_factor_where_it_is() {
+    let server = TestServer::running(&[TO_DIRECTORY, ("COUNTERSIGN_MFA__TRUST_BROWSER", "30d")]);
+    server.user("ada");
+    let browser = Browser::new(&server);
+    let page = browser.open(server.url("/"));
+    browser.sign_in_as(&page, "ada", PASSWORD).is("home-page");
+    let (phone, _) = support::phone::enrol(&server, &browser);
+    let trusting = Browser::new(&server);
+    let page = trusting.open(server.url("/"));
+    let page = trusting.sign_in_as(&page, "ada", PASSWORD);
+    trusting.press(page.is("mfa-page"), "mfa-submit", &[("code", &phone.code()), ("trust", "yes")]).is("home-page");
+    let leave = |browser: &Browser| {
+        let mut cookies = browser.cookies();
+        cookies.remove("cs_session");
+        browser.set_cookies(cookies);
+    };
+    leave(&trusting);
+    let page = trusting.open(server.url("/"));
+    trusting.sign_in_as(&page, "ada", PASSWORD).is("home-page");
+    leave(&trusting);
+
+    let link = reset_link(&server, "ada", 1);
+    for browser in [Browser::new(&server), trusting] {
+        if browser.open(&link).has("reset-page") {
+            let page = browser.open(&link);
+            browser.press(&page, "reset-submit", &[("new_password", NEW)]).is("reset-done-page");
+        }
+        let page = browser.open(server.url("/"));
+        browser.sign_in_as(&page, "ada", NEW).is("mfa-page");
+        assert!(!browser.cookies().contains_key("cs_session"), "half a sign-in has no session");
+    }
 }
 
 #[test]

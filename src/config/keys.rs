@@ -40,6 +40,7 @@ pub(super) fn read(reader: &mut Reader) -> Option<Config> {
     let data_dir = reader.take("data_dir", directory).unwrap_or_else(|| "data".into());
     let database_url = postgres::database(reader);
     let audience = reader.take("access_token.audience", audience);
+    let mfa = mfa(reader);
     let mail = mail(reader, issuer.as_ref(), development, &data_dir);
     let publish_ahead = reader.take("signing_key.publish_ahead", read::span(Duration::ZERO..=30 * DAY));
     Some(Config {
@@ -62,10 +63,10 @@ pub(super) fn read(reader: &mut Reader) -> Option<Config> {
         signing_key: SigningKeyConfig {
             publish_ahead: publish_ahead.unwrap_or(if development { Duration::ZERO } else { HOUR }),
         },
-        password: password(reader, cores),
+        password: password(reader, cores, mfa.required),
         registration: registration(reader, mail.is_some()),
         mail,
-        mfa: mfa(reader),
+        mfa,
         acr: acr(reader),
         server: ServerConfig { workers: reader.take("server.workers", read::number(1..=256)).unwrap_or(cores) },
         log: LogConfig {
@@ -201,14 +202,16 @@ fn lifetime_and_idle(
     (most, given)
 }
 
-fn password(reader: &mut Reader, cores: usize) -> PasswordConfig {
+fn password(reader: &mut Reader, cores: usize, second_factor: MfaRequired) -> PasswordConfig {
+    // NIST SP 800-63B-4 section 3.1.1.2: a password that stands alone must be longer.
+    let min_length = if second_factor == MfaRequired::Always { 8 } else { 15 };
     let config = PasswordConfig {
         memory_kib: reader.take("password.memory", read::number(7_168..=4_194_304)).unwrap_or(19_456),
         iterations: reader.take("password.iterations", read::number(1..=100)).unwrap_or(2),
         parallelism: reader.take("password.parallelism", read::number(1..=64)).unwrap_or(1),
         threads: reader.take("password.threads", read::number(1..=256)).unwrap_or(cores),
         queue: reader.take("password.queue", read::number(1..=10_000)).unwrap_or(64),
-        min_length: reader.take("password.min_length", read::number(8..=64)).unwrap_or(15),
+        min_length: reader.take("password.min_length", read::number(8..=64)).unwrap_or(min_length),
         breach_url: reader.take("password.breach_url", breach_url),
     };
     // OWASP Password Storage Cheat Sheet, Argon2id: these are of equal strength.

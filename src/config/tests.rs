@@ -245,6 +245,20 @@ fn no_secret_is_shown_by_debug_or_by_a_problem() {
 }
 
 #[test]
+fn s72_a_password_that_stands_alone_is_longer() {
+    for (file, least) in [
+        ("", 15),
+        ("[mfa]\nrequired = 'optional'", 15),
+        ("[mfa]\nrequired = 'always'", 8),
+        ("[mfa]\nrequired = 'always'\n[password]\nmin_length = 20", 20),
+        ("[password]\nmin_length = 8", 8),
+    ] {
+        assert_eq!(good(file, &[]).password.min_length, least, "{file}");
+    }
+    assert_eq!(problems("[password]\nmin_length = 7", &[]).len(), 1);
+}
+
+#[test]
 fn mail_goes_to_a_server_under_tls_or_to_a_directory() {
     let url =
         |text: &str| good("mail.from = 'a <a@example.com>'", &[("COUNTERSIGN_MAIL__URL", text)]).mail.unwrap().url;

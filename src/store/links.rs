@@ -254,17 +254,19 @@ impl Store {
         .await
     }
 
-    /// Queues what was asked for by mail, and notes who asked.
+    /// Queues what was asked for by mail, and notes who asked. What a stranger asked for rings no bell: it is found by looking,
+    /// so that the work that it makes does not follow close upon the request, where it could be felt in the next one's time.
     ///
     /// # Errors
     /// When the database cannot be written.
     pub async fn request_by_mail(&self, request: Request, now: UnixTime) -> Result<(), StoreError> {
-        self.write_and_wake(move |conn| {
+        let is_strangers = request.activity.is_none();
+        let work = move |conn: &mut Conn| {
             if let Some((user, event, origin)) = &request.activity {
                 note(conn, &NewActivity { user, event: *event, origin, detail: "" }, now)?;
             }
             request.mails.iter().try_for_each(|mail| enqueue(conn, mail))
-        })
-        .await
+        };
+        if is_strangers { self.write(work).await } else { self.write_and_wake(work).await }
     }
 }

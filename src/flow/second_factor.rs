@@ -47,6 +47,19 @@ pub enum Outcome {
     Elsewhere,
 }
 
+impl Outcome {
+    /// As it is counted.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::SignedIn(_) | Self::Enrolled(..) => "signed_in",
+            Self::Wrong => "wrong_code",
+            Self::Wait(_) => "wait",
+            Self::Elsewhere => "elsewhere",
+        }
+    }
+}
+
 /// What the second factor is added to.
 enum Basis<'a> {
     /// A password proven in this flow.

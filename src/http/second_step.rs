@@ -96,7 +96,7 @@ pub async fn code(
     let shown = Shown::Code { code: form.get("code").unwrap_or_default(), trust: form.get("trust") == Some("yes") };
     let outcome = second_factor::show(&ctx, &visit.situation, &visit.browser, shown, now).await;
     let error = "That code is not right, or was used already. Wait for the next one and type it.";
-    match refused(&outcome, error, now) {
+    match refused(&ctx, &outcome, error, now) {
         Some(refused) => refused.told(show(&ctx, &visit, &refused.notice()).await),
         None => onward(&ctx, &visit, outcome),
     }
@@ -117,7 +117,7 @@ pub async fn recovery(
     let shown = Shown::RecoveryCode(form.get("recovery_code").unwrap_or_default());
     let outcome = second_factor::show(&ctx, &visit.situation, &visit.browser, shown, now).await;
     let error = "That code is not one of yours, or was used already. Please try another.";
-    match refused(&outcome, error, now) {
+    match refused(&ctx, &outcome, error, now) {
         Some(refused) => {
             let https = ctx.config.issuer.is_https();
             refused.told(recovery_code_page(&visit, &refused.notice(), https))
@@ -140,7 +140,7 @@ pub async fn enrol(
     let now = ctx.now();
     let (code, name) = (form.get("code").unwrap_or_default(), form.get("name").unwrap_or_default());
     let outcome = second_factor::enrol(&ctx, &visit.situation, &visit.browser, code, name, now).await;
-    match refused(&outcome, WRONG_FIRST_CODE, now) {
+    match refused(&ctx, &outcome, WRONG_FIRST_CODE, now) {
         Some(refused) => {
             let notice = Notice { device: name, ..refused.notice() };
             refused.told(show(&ctx, &visit, &notice).await)
@@ -157,7 +157,14 @@ enum Refused {
     Wait { words: String, seconds: u64 },
 }
 
-fn refused(outcome: &Result<Outcome, OAuthError>, wrong: &'static str, now: UnixTime) -> Option<Refused> {
+/// Counts what came of a code, and says whether its page is shown again.
+fn refused(
+    ctx: &Context,
+    outcome: &Result<Outcome, OAuthError>,
+    wrong: &'static str,
+    now: UnixTime,
+) -> Option<Refused> {
+    ctx.metrics.sign_in(outcome.as_ref().map_or("failed", Outcome::as_str));
     match outcome {
         Ok(Outcome::Wrong) => Some(Refused::Wrong(wrong)),
         Ok(Outcome::Wait(until)) => {

@@ -391,6 +391,7 @@ async fn a_person_ends_their_own_sessions_and_nobody_elses() {
 
 /// Operations that end something, and so must write an entry.
 const ENDS: &[&str] = &[
+    "add_totp_device",
     "delete_client",
     "delete_user",
     "end",
@@ -398,7 +399,10 @@ const ENDS: &[&str] = &[
     "end_session",
     "end_session_by_owner",
     "exchange_code",
+    "remove_totp_device",
+    "replace_recovery_codes",
     "reset_password",
+    "reset_second_factors",
     "revoke_access_token",
     "revoke_consent",
     "revoke_grant",
@@ -426,14 +430,17 @@ const SPARES: &[&str] = &[
     "create_resource",
     "create_user",
     "delete_resource",
+    "distrust_browsers",
     "forget_failures",
     "give_up_expired",
     "import_users",
     "lease_outbox",
     "note_activity",
+    "open_enrolment",
     "outbox_delivered",
     "outbox_failed",
     "outbox_given_up",
+    "prove_password",
     "record_consent",
     "record_failure",
     "record_progress",
@@ -446,6 +453,7 @@ const SPARES: &[&str] = &[
     "set_email",
     "sweep",
     "take_assertion_id",
+    "take_lease",
     "touch_session",
     "wait_at_most",
 ];
@@ -453,13 +461,15 @@ const SPARES: &[&str] = &[
 /// What writes an entry, directly or at the end of the way.
 const WRITERS: &[&str] = &[
     "append(",
-    "revoke(",
+    "conclude(",
     "end(",
-    "end_everything_of(",
-    "end_others(",
-    "end_one_session(",
     "end_by_operator(",
+    "end_everything_of(",
+    "end_one_session(",
+    "end_others(",
     "end_token(",
+    "replace_key(",
+    "revoke(",
 ];
 
 #[test]

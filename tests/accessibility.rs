@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -79,10 +80,14 @@ fn every_page_is_open_to_everybody() {
     let elsewhere = w.browser();
     elsewhere.through_as(w.third.request().with("scope", "openid notes").url(), "grace").code();
     elsewhere.through_as(w.web.request().url(), "grace").code();
-    run(walk(&w));
+    // Another person's browser, whose session has applications that it can be signed out of.
+    let used = w.browser();
+    w.web.redeem(&used.through(w.web.request().url()).code()).ok();
+    w.third.redeem(&used.through(w.third.request().url()).code()).ok();
+    run(walk(&w, used.cookies()));
 }
 
-async fn walk(w: &World) {
+async fn walk(w: &World, used: BTreeMap<String, String>) {
     let chromium = Chromium::start(360).await;
     let mut judge = Judge { chromium, axe: axe(), judged: Vec::new() };
     let url = |path: &str| w.server.url(path);
@@ -101,6 +106,13 @@ async fn walk(w: &World) {
     account(&mut judge, w).await;
     judge.open(&url("/logout"), "logout-page").await;
     judge.click("logout-confirm", "logout-done").await;
+    judge.chromium.window.delete_all_cookies().await.unwrap();
+    for (name, value) in used {
+        let set = format!("document.cookie = '{name}={value}; path=/'");
+        judge.chromium.window.execute(&set, vec![]).await.unwrap();
+    }
+    judge.open(&url("/logout"), "logout-page").await;
+    judge.click("logout-confirm", "logout-applications").await;
 
     // The end of the account, through the mailbox.
     judge.chromium.window.goto(&url("/account/delete")).await.unwrap();

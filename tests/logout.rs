@@ -403,3 +403,38 @@ fn registration_takes_frames_of_the_clients_own_origin_only() {
     assert!(!refused.status.success());
     assert!(String::from_utf8_lossy(&refused.stderr).contains("frontchannel_logout_uri"), "{refused:?}");
 }
+
+#[test]
+fn s115_the_page_says_who_was_told_and_who_could_not_be_told_yet() {
+    use std::io::{Read as _, Write as _};
+    let w = World::new(&[("COUNTERSIGN_OUTBOUND__ALLOW_PRIVATE", "true")]);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let living = format!("http://{}/out", listener.local_addr().unwrap());
+    let dead = format!("http://127.0.0.1:{}/out", support::server::free_port());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 8192]);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        }
+    });
+    let browser = w.browser();
+    for (name, uri) in [("Living", &living), ("Dead", &dead)] {
+        let app = w.server.client(&json!({
+            "client_name": name, "redirect_uris": ["https://told.example/cb"], "skip_consent": true,
+            "backchannel_logout_uri": uri,
+        }));
+        app.tokens(&browser, "openid");
+    }
+    let home = browser.open(w.server.url("/"));
+    let page = browser.press(&home, "sign-out", &[]);
+    let says = |page: &Page, name: &str, state: &str| {
+        page.answer.body.contains(&format!("<span class=\"name\">{name}</span> <small>{state}</small>"))
+    };
+    let page = wait_for("one told and one not", || {
+        let page = browser.open(page.url.as_str());
+        let told = says(&page, "Living", "Signed out there too.");
+        (told && says(&page, "Dead", "Could not be told yet. We keep trying.")).then_some(page)
+    });
+    assert!(page.has("logout-done") && page.has("logout-again"), "{page:?}");
+}

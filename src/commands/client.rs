@@ -30,8 +30,9 @@ pub enum ClientCommand {
     /// a warning on standard error.
     ///
     /// Beside the members of RFC 7591 and OpenID Connect Registration we know `access_token_signing_alg` (ES256, RS256,
-    /// EdDSA), `require_pkce` (true), `skip_consent` (false; true for your own applications), and `resources` (the
-    /// resource identifiers that the client may have tokens for; all, when absent).
+    /// EdDSA), `require_pkce` (true), `skip_consent` (false; true for your own applications), `resources` (the resource
+    /// identifiers that the client may have tokens for; all, when absent), `network_binding` (off, log, ask, refuse) and
+    /// `network_binding_extent` (prefix, address).
     #[command(after_long_help = manual!(
         prints "the registration response as JSON, and nothing else",
         example "echo '{\"client_name\": \"Shop\", \"redirect_uris\": [\"https://shop.example.com/callback\"],\n  \

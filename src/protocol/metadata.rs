@@ -82,7 +82,7 @@ pub struct ClientMetadata {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frontchannel_logout_uri: Option<String>,
     /// Kept as it was registered; `iss` and `sid` are always sent.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub frontchannel_logout_session_required: bool,
     #[serde(default)]
     pub token_endpoint_auth_method: AuthMethod,
@@ -142,9 +142,9 @@ pub struct ClientMetadata {
     /// Our own: people show their second factor for this client, or set one up.
     #[serde(default)]
     pub require_mfa: bool,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub network_binding: NetworkBinding,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub network_binding_extent: NetworkExtent,
     /// Our own: the resources this client may have tokens for; absent, any registered one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -168,6 +168,10 @@ const fn default_access_token_alg() -> SigningAlgorithm {
 }
 const fn yes() -> bool {
     true
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 fn invalid(why: impl Into<std::borrow::Cow<'static, str>>) -> OAuthError {

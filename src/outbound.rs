@@ -20,7 +20,7 @@ const MAX_TEXT: usize = 256 * 1024;
 #[derive(Debug, Error)]
 pub enum OutboundError {
     #[error("{0}: this address is not allowed; see outbound.allow and outbound.allow_private")]
-    Forbidden(Url),
+    Forbidden(String),
     #[error("reading outbound.ca_file")]
     CaFile(#[source] std::io::Error),
     #[error("building the client")]
@@ -98,7 +98,8 @@ impl Outbound {
     pub async fn get_text(&self, address: &Url, header: (&str, &str)) -> Result<String, OutboundError> {
         self.fence.check(address)?;
         let request = self.client.get(address.clone()).header(header.0, header.1);
-        let response = request.send().await.map_err(OutboundError::Request)?;
+        // Without the address, which says something of what was asked for.
+        let response = request.send().await.map_err(|error| OutboundError::Request(error.without_url()))?;
         if response.status() != reqwest::StatusCode::OK {
             return Err(OutboundError::Status(response.status().as_u16()));
         }
@@ -152,7 +153,7 @@ impl Fence {
 
     /// What can be told from the address alone. A name is judged again by what it resolves to.
     fn check(&self, address: &Url) -> Result<(), OutboundError> {
-        let forbidden = || OutboundError::Forbidden(address.clone());
+        let forbidden = || OutboundError::Forbidden(address.origin().ascii_serialization());
         let host = address.host().ok_or_else(forbidden)?;
         let port = address.port_or_known_default();
         if !address.username().is_empty() || address.password().is_some() {
@@ -290,6 +291,24 @@ mod tests {
         let open = fence(true, &[]);
         assert!(open.check(&Url::parse("http://localhost:3000/").unwrap()).is_ok());
         assert!(open.check(&Url::parse("http://10.0.0.1/").unwrap()).is_err());
+    }
+
+    #[actix_web::test]
+    async fn s110_a_failed_request_for_text_does_not_say_what_was_asked_for() {
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let config = |allow_private| OutboundConfig { allow: Vec::new(), allow_private, ca_file: None };
+        // Nobody listens on the one, and nobody may reach the other.
+        for (allow_private, corpus) in
+            [(true, "http://127.0.0.1:1/range/ABCDE"), (false, "https://10.0.0.1/range/ABCDE")]
+        {
+            let outbound = Outbound::new(&config(allow_private)).unwrap();
+            let error = outbound.get_text(&Url::parse(corpus).unwrap(), ("add-padding", "true")).await.unwrap_err();
+            let mut cause: Option<&dyn std::error::Error> = Some(&error);
+            while let Some(error) = cause {
+                assert!(!error.to_string().contains("ABCDE") && !format!("{error:?}").contains("ABCDE"), "{error}");
+                cause = error.source();
+            }
+        }
     }
 
     #[actix_web::test]

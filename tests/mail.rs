@@ -275,6 +275,72 @@ fn s65_asking_for_links_without_end_waits_whoever_it_is_for() {
 }
 
 #[test]
+fn s64_a_form_uses_the_link_whose_account_its_page_showed() {
+    let server = server();
+    server.user("bob");
+    let adas = reset_link(&server, "ada", 1);
+    ask(&Browser::new(&server), &server, "bob");
+    let bobs = server.mail_to("bob@example.com", 1).link();
+    let browser = Browser::new(&server);
+    let shown = browser.open(&adas);
+    // Another site can have a browser open a link of its own; what was typed for one account then reaches no other.
+    browser.open(&bobs).is("reset-page");
+    let answer = browser.press(&shown, "reset-submit", &[("new_password", NEW)]);
+    assert_eq!(answer.is("error-page").answer.status, 403);
+    assert!(signs_in(&server, "bob", PASSWORD) && !signs_in(&server, "bob", NEW));
+    assert!(!signs_in(&server, "ada", NEW));
+}
+
+#[test]
+fn s64_a_new_password_ends_every_link_of_the_account() {
+    let server = server();
+    let set_by_command =
+        || drop(server.cli_ok(&["user", "set-password", "ada", "--password-stdin"], &format!("{NEW}\n")));
+    let reset = || {
+        let browser = Browser::new(&server);
+        let page = browser.open(reset_link(&server, "ada", 1));
+        browser.press(&page, "reset-submit", &[("new_password", &format!("{NEW} again"))]).is("reset-done-page");
+    };
+    let ways: [(&str, &dyn Fn(), String); 2] =
+        [("one@example.com", &set_by_command, NEW.to_owned()), ("two@example.com", &reset, format!("{NEW} again"))];
+    for (email, set, password) in ways {
+        ask_for_address(&server, "ada", email);
+        let link = server.mail_to(email, 1).link();
+        set();
+        let browser = Browser::new(&server);
+        let page = browser.open(server.url("/"));
+        browser.sign_in_as(&page, "ada", &password);
+        assert!(browser.open(&link).has("error-page"), "{email}: who asked for it may be who was shut out");
+    }
+}
+
+#[test]
+fn s103_judging_new_passwords_counts_against_the_network() {
+    let server = registering(&[]);
+    let browser = Browser::new(&server);
+    let page = browser.open(server.url("/register"));
+    let typed = [("username", "grace"), ("email", "grace@example.com"), ("password", "short")];
+    let fields = page.form_of("register-submit").filled(&typed);
+    let statuses: Vec<u16> = (0..101)
+        .map(|_| browser.send(post(server.url("/register"), &fields).header("origin", &server.issuer)).status)
+        .collect();
+    assert!(statuses.iter().take(100).all(|status| *status == 422), "{statuses:?}");
+    assert_eq!(statuses[100], 429);
+}
+
+#[test]
+fn s65_a_mailbox_hears_of_address_changes_three_times_however_many_accounts_ask() {
+    let server = server();
+    for name in ["bob", "carol", "dave", "erin"] {
+        server.user(name);
+        ask_for_address(&server, name, "victim@example.com");
+    }
+    server.mail_to("victim@example.com", 3);
+    wait_for("the queue's end", || outbox_is_empty(&server).then_some(()));
+    assert_eq!(server.mails().iter().filter(|mail| mail.is_to("victim@example.com")).count(), 3);
+}
+
+#[test]
 fn s15_forms_of_links_need_our_own_page() {
     let server = server();
     let link = reset_link(&server, "ada", 1);
@@ -390,7 +456,10 @@ fn s82_an_account_is_made_by_a_link_from_an_address_of_an_allowed_domain() {
     let page = register(&browser, &server, "grace@x", "grace@example.org");
     assert!(page.is("register-page").answer.body.contains("A user name has"));
     register(&browser, &server, "grace", "grace@example.org").is("register-sent-page");
-    let link = server.mail_to("grace@example.org", 1).link();
+    let mail = server.mail_to("grace@example.org", 1);
+    // Whoever reads the mailbox may be a stranger to who asked: nothing that they typed is put before them.
+    assert!(!mail.text.contains("name grace"), "{}", mail.text);
+    let link = mail.link();
     assert!(!signs_in(&server, "grace", NEW), "there is no account before the link was used");
     let page = browser.open(&link);
     assert!(!page.is("register-confirm-page").answer.body.contains("type=\"password\""));

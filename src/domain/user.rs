@@ -46,7 +46,9 @@ pub fn normal_email(email: &str) -> String {
 /// Says what would be right.
 pub fn check_chosen_name(name: &str) -> Result<(), &'static str> {
     let normal = normal_name(name);
-    let legal = |c: char| c.is_alphanumeric() || matches!(c, '.' | '_' | '-');
+    // Hangul's fillers count as letters and show as nothing: two names that look the same.
+    let legal =
+        |c: char| (c.is_alphanumeric() && !matches!(c, '\u{115f}' | '\u{1160}')) || matches!(c, '.' | '_' | '-');
     if !(2..=40).contains(&normal.chars().count()) || !normal.chars().all(legal) {
         return Err("A user name has 2 to 40 letters, digits, dots, hyphens or underscores, and no spaces.");
     }
@@ -68,12 +70,29 @@ pub fn check_name(name: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// Why this is no address: the dot-string of RFC 5321 section 4.1.2 and letters of any alphabet (RFC 6531 section 3.3), without
+/// quotes, nothing that does not show. A domain is written as it is looked up: full-width letters, another full stop or a
+/// soft hyphen would make one mailbox many addresses.
+///
 /// # Errors
 /// Says what would be right.
 pub fn check_email(email: &str) -> Result<(), &'static str> {
-    let legal = |part: &str| !part.is_empty() && !part.chars().any(|c| c.is_control() || c.is_whitespace() || c == '@');
+    use unicode_normalization::char::is_combining_mark;
+    use unicode_normalization::is_nfkc;
+    let letter = |c: char| c.is_alphanumeric() || is_combining_mark(c);
+    let in_local = |c: char| letter(c) || "!#$%&'*+-/=?^_`{|}~.".contains(c);
+    let in_domain = |c: char| letter(c) || matches!(c, '-' | '.');
     match email.rsplit_once('@') {
-        Some((local, domain)) if email.len() <= 254 && legal(local) && legal(domain) => Ok(()),
+        Some((local, domain))
+            if email.len() <= 254
+                && !local.is_empty()
+                && local.chars().all(in_local)
+                && !domain.is_empty()
+                && domain.chars().all(in_domain)
+                && is_nfkc(domain) =>
+        {
+            Ok(())
+        }
         _ => Err("an e-mail address looks like name@example.com"),
     }
 }
@@ -137,12 +156,35 @@ mod tests {
         for bad in ["", " ", "a b", "a\u{0}", &"x".repeat(101)] {
             assert!(check_name(bad).is_err(), "{bad:?}");
         }
-        for bad in ["", "a", "@", "a@", "@b", "a b@c", "a@b@c"] {
+        for good in ["ada+x@example.com", "o'neil@a-b.example", "用户@例え.jp", "jürgen@bücher.example", "a@localhost"]
+        {
+            assert!(check_email(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "a",
+            "@",
+            "a@",
+            "@b",
+            "a b@c",
+            "a@b@c",
+            "<a>@b",
+            "a,b@c",
+            "\"a\"@b",
+            "a@b,c",
+            "a\r\nb@c",
+            "a\u{202e}b@c",
+        ] {
             assert!(check_email(bad).is_err(), "{bad:?}");
         }
         assert!(check_chosen_name("ada.lovelace_1815-x").is_ok() && check_chosen_name("Аda").is_ok());
-        for bad in ["a", "bob@example.com", "http://x.example", "a b", &"x".repeat(41)] {
+        for bad in ["a", "bob@example.com", "http://x.example", "a b", "ada\u{3164}", "ada\u{115f}", &"x".repeat(41)] {
             assert!(check_chosen_name(bad).is_err(), "{bad:?}");
+        }
+        for same in
+            ["a@eｘample.org", "a@example。org", "a@example．org", "a@exa\u{ad}mple.org", "a@exam\u{200b}ple.org"]
+        {
+            assert!(check_email(same).is_err(), "another spelling of one mailbox: {same}");
         }
         assert_eq!(normal_email(" Ada@Example.COM "), "ada@example.com");
     }

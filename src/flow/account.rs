@@ -23,6 +23,7 @@ use crate::store::{Deletion, Failure, OpenSession, OwnPassword, Request};
 use super::links::{Found, find};
 use super::login::mark_owner;
 use super::mail::{Asked, Letter, notice, queue};
+use super::password::Accepted;
 use super::session::{Browser, SessionCookie};
 use super::{Context, password};
 
@@ -101,6 +102,7 @@ pub struct Renewed {
 pub enum PasswordChange {
     Changed(Renewed),
     Refused(Refusal),
+    Wait(UnixTime),
     /// The session ended meanwhile.
     Gone,
 }
@@ -120,9 +122,10 @@ pub async fn change_password(
     let user = &signed_in.user;
     let name = user.claims.get("name").and_then(Value::as_str);
     let names: Vec<&str> = [Some(user.username.as_str()), user.email.as_deref(), name].into_iter().flatten().collect();
-    let password_hash = match password::accept(ctx, new, &names).await? {
-        Ok(password_hash) => password_hash,
-        Err(refusal) => return Ok(PasswordChange::Refused(refusal)),
+    let password_hash = match password::accept(ctx, new, &names, browser, now).await? {
+        Accepted::Hash(password_hash) => password_hash,
+        Accepted::Refused(refusal) => return Ok(PasswordChange::Refused(refusal)),
+        Accepted::Wait(until) => return Ok(PasswordChange::Wait(until)),
     };
     let known = browser_mark(&ctx.known_browser_key, &mark_owner(&signed_in.user.username, &password_hash))?;
     let cookie = SessionSecret::mint()?;

@@ -27,7 +27,7 @@ pub async fn write(ctx: &Context, letter: Letter, first: bool, now: UnixTime) ->
         Letter::Forgotten { typed, origin } => forgotten(ctx, &typed, &origin, first, now).await,
         Letter::Registration(asked) => Ok(registration(ctx, asked, first, now).await?.into_iter().collect()),
         Letter::NewEmail { user_id, email, origin } => {
-            Ok(new_email(ctx, user_id, email, &origin, now).await?.into_iter().collect())
+            Ok(new_email(ctx, user_id, email, &origin, first, now).await?.into_iter().collect())
         }
         Letter::Deletion { user_id, origin } => Ok(deletion(ctx, user_id, &origin, now).await?.into_iter().collect()),
     }
@@ -132,11 +132,9 @@ async fn registration(
     }
     let what = serde_json::to_vec(&asked).map_err(OAuthError::server_error)?;
     let Some(href) = links::create(ctx, LinkKind::Register, None, Some(&what), now).await? else { return Ok(None) };
+    // Not the name that was asked for: a stranger chose it, and mail readers make a link of one like www.example.com.
     let words = vec![
-        format!(
-            "An account with the name {} was asked for, with this address. The link below makes it.",
-            asked.username
-        ),
+        "An account was asked for, with this address. The link below makes it.".to_owned(),
         "The link works once, for 24 hours.".to_owned(),
     ];
     let link = Link { label: "Confirm your address", href };
@@ -155,9 +153,14 @@ async fn new_email(
     user_id: UserId,
     email: String,
     asked: &Asked,
+    first: bool,
     now: UnixTime,
 ) -> Result<Option<Written>, OAuthError> {
     let Some(user) = ctx.store.find_user(user_id).await? else { return Ok(None) };
+    // By the mailbox too: it is another's until the link is opened, however many accounts ask for it.
+    if !may_send(ctx, &format!("change {}", normal_email(&email)), first, now).await? {
+        return Ok(None);
+    }
     let facts = facts(&asked.origin(), asked.at());
     let service = ctx.service();
     if ctx.store.find_users_by_email(&email).await?.iter().any(|other| other.id != user.id) {
@@ -177,12 +180,9 @@ async fn new_email(
     let Some(href) = link else { return Ok(None) };
     let text = Text {
         title: "Confirm your new address",
-        name: &user.username,
+        name: "there",
         words: vec![
-            format!(
-                "The account {} is to have this address. Open the link below in a browser in which you are signed in.",
-                user.username
-            ),
+            "An account here is to have this address. Open the link below in a browser in which you are signed in to it.".to_owned(),
             "The link works once, for 24 hours.".to_owned(),
         ],
         link: Some(Link { label: "Confirm the address", href }),

@@ -4,14 +4,18 @@ use secrecy::{ExposeSecret as _, SecretString};
 use sha1::{Digest as _, Sha1};
 use url::Url;
 
+use crate::clock::UnixTime;
 use crate::config::PasswordConfig;
 use crate::crypto::CryptoError;
 use crate::crypto::password::PasswordHasher;
 use crate::domain::password::{Refusal, normal};
+use crate::domain::throttle::Bucket;
 use crate::outbound::{Outbound, OutboundError};
 use crate::protocol::error::OAuthError;
+use crate::store::Failure;
 
 use super::Context;
+use super::session::Browser;
 
 /// Judges a password for a person with these names and addresses.
 ///
@@ -40,19 +44,36 @@ pub async fn judge(
     }
 }
 
-/// The hash of a password that was judged good, to be stored.
+/// What came of a password that somebody wants to have.
+pub enum Accepted {
+    /// It is good; its hash, to be stored.
+    Hash(String),
+    Refused(Refusal),
+    /// Too many were judged for this network; not before this instant.
+    Wait(UnixTime),
+}
+
+/// Judges a password and hashes it. Both are dear, and on a page like that of registration free to anybody, so each counts
+/// against the network as a wrong guess does, before any of it is done.
 ///
 /// # Errors
-/// When the queue of password checks is full or its threads are gone.
+/// When the queue of password checks is full or its threads are gone, or the database cannot be written.
 pub async fn accept(
     ctx: &Context,
     password: SecretString,
     names: &[&str],
-) -> Result<Result<String, Refusal>, OAuthError> {
-    match judge(&ctx.hasher, &ctx.config.password, &ctx.outbound, &password, names).await? {
-        Ok(()) => Ok(Ok(ctx.hasher.hash(password).await?)),
-        Err(refusal) => Ok(Err(refusal)),
+    browser: &Browser,
+    now: UnixTime,
+) -> Result<Accepted, OAuthError> {
+    let buckets = vec![Bucket::network(&browser.network)];
+    let count = Failure { buckets, account: None, origin: browser.origin.clone() };
+    if let Some(until) = ctx.store.record_failure(count, now).await? {
+        return Ok(Accepted::Wait(until));
     }
+    Ok(match judge(&ctx.hasher, &ctx.config.password, &ctx.outbound, &password, names).await? {
+        Ok(()) => Accepted::Hash(ctx.hasher.hash(password).await?),
+        Err(refusal) => Accepted::Refused(refusal),
+    })
 }
 
 /// Whether the corpus has it: asked by the first five digits of its SHA-1, which some hundred others share, so the corpus

@@ -14,6 +14,7 @@ use crate::store::{Failure, PasswordReset, Request};
 
 use super::links::{Found, find};
 use super::mail::{Asked, Letter, notice, queue};
+use super::password::Accepted;
 use super::session::Browser;
 use super::{Context, password};
 
@@ -109,9 +110,10 @@ pub async fn reset(
     let user = ctx.store.find_user(user_id).await?.filter(|user| user.disabled_at.is_none());
     let Some(user) = user else { return Ok(Reset::Gone) };
     let names = [user.username.as_str(), user.email.as_deref().unwrap_or_default()];
-    let password_hash = match password::accept(ctx, new_password, &names).await? {
-        Ok(hash) => hash,
-        Err(why) => return Ok(Reset::Refused { user: Box::new(user), why }),
+    let password_hash = match password::accept(ctx, new_password, &names, browser, now).await? {
+        Accepted::Hash(hash) => hash,
+        Accepted::Refused(why) => return Ok(Reset::Refused { user: Box::new(user), why }),
+        Accepted::Wait(until) => return Ok(Reset::Wait(until)),
     };
     let reset = PasswordReset {
         link: digest,

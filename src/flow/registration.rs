@@ -17,6 +17,7 @@ use crate::store::{Failure, NewUser, Registration as Stored, Request};
 
 use super::links::{Found, find, read};
 use super::mail::{Asked, Letter, Registration, queue};
+use super::password::Accepted;
 use super::recovery::count_mail;
 use super::session::Browser;
 use super::{Context, password};
@@ -60,9 +61,10 @@ pub async fn ask(
     if let Some(until) = waits {
         return Ok(Asking::Wait(until));
     }
-    let password_hash = match password::accept(ctx, new_password, &[username, email]).await? {
-        Ok(hash) => hash,
-        Err(refusal) => return Ok(Asking::Password(refusal)),
+    let password_hash = match password::accept(ctx, new_password, &[username, email], browser, now).await? {
+        Accepted::Hash(hash) => hash,
+        Accepted::Refused(refusal) => return Ok(Asking::Password(refusal)),
+        Accepted::Wait(until) => return Ok(Asking::Wait(until)),
     };
     if let Some(until) = count_mail(ctx, browser, now).await? {
         return Ok(Asking::Wait(until));

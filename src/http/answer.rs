@@ -179,7 +179,8 @@ pub fn page(template: &impl Template, options: &PageOptions<'_>) -> HttpResponse
 fn secured(mut builder: HttpResponseBuilder, options: &PageOptions<'_>) -> HttpResponseBuilder {
     let target = options.form_target.and_then(form_source).map(|source| format!(" {source}")).unwrap_or_default();
     let script = if options.script { "script-src 'self'; " } else { "" };
-    let mut origins: Vec<String> = options.frames.iter().filter_map(|address| origin_of(address)).collect();
+    let mut origins: Vec<String> =
+        options.frames.iter().filter_map(|address| origin_of(address)).filter(|origin| is_source(origin)).collect();
     origins.sort_unstable();
     origins.dedup();
     let frames = if origins.is_empty() { String::new() } else { format!("frame-src {}; ", origins.join(" ")) };
@@ -195,13 +196,18 @@ fn secured(mut builder: HttpResponseBuilder, options: &PageOptions<'_>) -> HttpR
     builder
 }
 
+/// Whether this is one source of a policy and no more: hosts may hold what separates directives.
+fn is_source(source: &str) -> bool {
+    !source.contains([';', ',', ' ', '\'', '*'])
+}
+
 /// The source expressions for a registered redirect URI: its origin, or the scheme of a native app. Chromium holds every
 /// hop after a form against them, the application's own redirects too, and stops without a word at one that is not
 /// listed; so an https application may go on within https, and one under development on this machine.
 fn form_source(uri: &str) -> Option<String> {
-    let legal = |source: &String| !source.contains([';', ',', ' ', '\'']);
-    let source =
-        origin_of(uri).or_else(|| uri.split_once(':').map(|(scheme, _)| format!("{scheme}:"))).filter(legal)?;
+    let source = origin_of(uri)
+        .or_else(|| uri.split_once(':').map(|(scheme, _)| format!("{scheme}:")))
+        .filter(|source| is_source(source))?;
     Some(match source.as_str() {
         // The grammar of host sources has no IPv6 addresses.
         address if address.starts_with("http://[") => "http:".to_owned(),
@@ -324,6 +330,17 @@ mod tests {
     #[test]
     fn s6_descriptions_lose_what_headers_and_json_must_not_carry() {
         assert_eq!(plain("a\"b\\c\r\nd<e>ü"), "abcd<e>");
+    }
+
+    #[test]
+    fn s116_a_frame_adds_its_origin_to_the_policy_and_no_directive() {
+        let frames = ["https://a.example/out", "https://x.example;script-src/out", "https://y.example/out"];
+        let frames = frames.map(str::to_owned);
+        let options = PageOptions { frames: &frames, ..PageOptions::default() };
+        let response = secured(HttpResponse::build(StatusCode::OK), &options).finish();
+        let policy = response.headers().get(CONTENT_SECURITY_POLICY).unwrap().to_str().unwrap();
+        assert!(policy.contains("frame-src https://a.example https://y.example; "), "{policy}");
+        assert!(!policy.contains("script-src"), "{policy}");
     }
 
     #[test]

@@ -20,8 +20,8 @@ use super::pages::{ErrorPage, Link};
 use super::request::{PageForm, browser, is_own_form};
 
 /// A form is answered for the person to whom its page was shown.
-fn purpose(signed_in: &SignedIn) -> String {
-    format!("email\n{}", signed_in.session.id)
+fn purpose(signed_in: &SignedIn, secret: &str) -> String {
+    format!("{}\n{}", links::purpose(LinkKind::ConfirmEmail, secret), signed_in.session.id)
 }
 
 pub fn other_account(https: bool) -> HttpResponse {
@@ -69,7 +69,7 @@ pub async fn open(request: HttpRequest, ctx: web::Data<Context>) -> HttpResponse
         let browser = browser(&request, &ctx)?;
         Ok(match pending(&ctx, &secret, &browser).await? {
             Ok((signed_in, waiting)) => {
-                let csrf = browser.csrf(&purpose(&signed_in));
+                let csrf = browser.csrf(&purpose(&signed_in, &secret));
                 let account_name = &signed_in.user.label();
                 let body = EmailConfirmPage { csrf: &csrf, account_name, email: waiting.email() };
                 page(&body, &PageOptions { https, ..PageOptions::default() })
@@ -92,7 +92,7 @@ pub async fn confirm(request: HttpRequest, ctx: web::Data<Context>, PageForm(for
             Ok(found) => found,
             Err(response) => return Ok(response),
         };
-        if !is_own_form(&request, &ctx, &browser, &form, &purpose(&signed_in)) {
+        if !is_own_form(&request, &ctx, &browser, &form, &purpose(&signed_in, &secret)) {
             return Ok(forged(https));
         }
         let done = email_change::confirm(&ctx, &signed_in, waiting, &browser, ctx.now()).await?;

@@ -36,6 +36,12 @@ pub fn posted(request: &HttpRequest, ctx: &Context, kind: LinkKind) -> Result<St
     cookie(request, CookieNames::new(https).link).map(str::to_owned).ok_or_else(|| Box::new(gone(kind, https)))
 }
 
+/// What the form token of a link's page is for: the very link whose account the page showed. Another one that was opened
+/// in this browser meanwhile, by its owner's hand or by another site's, is not used by that form.
+pub fn purpose(kind: LinkKind, secret: &str) -> String {
+    format!("{}\n{secret}", kind.path())
+}
+
 /// Has the browser forget a link that was used.
 pub fn forget(response: HttpResponse, https: bool) -> HttpResponse {
     let names = CookieNames::new(https);

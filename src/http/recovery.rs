@@ -16,7 +16,6 @@ use super::mail_pages::{ForgotPage, MessagePage, ResetPage};
 use super::request::{PageForm, browser, is_own_form};
 
 const FORGOT: &str = "forgot";
-const RESET: &str = "reset";
 
 pub async fn forgot(request: HttpRequest, ctx: web::Data<Context>) -> HttpResponse {
     if ctx.config.mail.is_none() {
@@ -86,7 +85,7 @@ pub async fn open(request: HttpRequest, ctx: web::Data<Context>) -> HttpResponse
         let browser = browser(&request, &ctx)?;
         let now = ctx.now();
         Ok(match recovery::open(&ctx, &secret, &browser, now).await? {
-            Opened::For(user) => show_reset(&ctx, &browser, &user.username, None),
+            Opened::For(user) => show_reset(&ctx, &browser, &secret, &user.username, None),
             Opened::Gone => links::forget(links::gone(LinkKind::ResetPassword, https), https),
             Opened::Wait(until) => links::wait(until, now, https),
         })
@@ -94,10 +93,11 @@ pub async fn open(request: HttpRequest, ctx: web::Data<Context>) -> HttpResponse
     outcome.await.unwrap_or_else(|error: OAuthError| error_page(&error, https))
 }
 
-fn show_reset(ctx: &Context, browser: &Browser, username: &str, error: Option<&str>) -> HttpResponse {
+fn show_reset(ctx: &Context, browser: &Browser, secret: &str, username: &str, error: Option<&str>) -> HttpResponse {
     let https = ctx.config.issuer.is_https();
     let least = ctx.config.password.min_length;
-    let body = ResetPage { csrf: &browser.csrf(RESET), account_name: username, least, error };
+    let csrf = browser.csrf(&links::purpose(LinkKind::ResetPassword, secret));
+    let body = ResetPage { csrf: &csrf, account_name: username, least, error };
     with_browser_cookie(page(&body, &options(https, error.is_some())), browser, https)
 }
 
@@ -109,13 +109,13 @@ pub async fn reset(request: HttpRequest, ctx: web::Data<Context>, PageForm(form)
     };
     let outcome = async {
         let browser = browser(&request, &ctx)?;
-        if !is_own_form(&request, &ctx, &browser, &form, RESET) {
+        if !is_own_form(&request, &ctx, &browser, &form, &links::purpose(LinkKind::ResetPassword, &secret)) {
             return Ok(forged(https));
         }
         let (now, new_password) = (ctx.now(), form.get("new_password").unwrap_or_default());
         Ok(match recovery::reset(&ctx, &secret, new_password.into(), &browser, now).await? {
             Reset::Done => links::forget(see_other("/password/reset/done", https), https),
-            Reset::Refused { user, why } => show_reset(&ctx, &browser, &user.username, Some(&why.to_string())),
+            Reset::Refused { user, why } => show_reset(&ctx, &browser, &secret, &user.username, Some(&why.to_string())),
             Reset::Gone => links::forget(links::gone(LinkKind::ResetPassword, https), https),
             Reset::Wait(until) => links::wait(until, now, https),
         })

@@ -16,7 +16,6 @@ use super::mail_pages::{MessagePage, RegisterConfirmPage, RegisterPage};
 use super::request::{PageForm, browser, is_own_form};
 
 const REGISTER: &str = "register";
-const CONFIRM: &str = "register confirm";
 
 fn options(https: bool, refused: bool) -> PageOptions<'static> {
     PageOptions { status: refused.then_some(StatusCode::UNPROCESSABLE_ENTITY), https, ..PageOptions::default() }
@@ -87,10 +86,16 @@ pub async fn sent(ctx: web::Data<Context>) -> HttpResponse {
     page(&body, &options(ctx.config.issuer.is_https(), false))
 }
 
-fn show_confirm(ctx: &Context, browser: &Browser, pending: &Pending, error: Option<&str>) -> HttpResponse {
+fn show_confirm(
+    ctx: &Context,
+    browser: &Browser,
+    secret: &str,
+    pending: &Pending,
+    error: Option<&str>,
+) -> HttpResponse {
     let https = ctx.config.issuer.is_https();
     let body = RegisterConfirmPage {
-        csrf: &browser.csrf(CONFIRM),
+        csrf: &browser.csrf(&links::purpose(LinkKind::Register, secret)),
         account_name: pending.username(),
         email: pending.email(),
         ask_password: !pending.is_own,
@@ -117,7 +122,7 @@ pub async fn open(request: HttpRequest, ctx: web::Data<Context>) -> HttpResponse
     let outcome = async {
         let browser = browser(&request, &ctx)?;
         Ok(match pending(&ctx, &secret, &browser).await? {
-            Ok(pending) => show_confirm(&ctx, &browser, &pending, None),
+            Ok(pending) => show_confirm(&ctx, &browser, &secret, &pending, None),
             Err(response) => response,
         })
     };
@@ -132,7 +137,7 @@ pub async fn confirm(request: HttpRequest, ctx: web::Data<Context>, PageForm(for
     };
     let outcome = async {
         let browser = browser(&request, &ctx)?;
-        if !is_own_form(&request, &ctx, &browser, &form, CONFIRM) {
+        if !is_own_form(&request, &ctx, &browser, &form, &links::purpose(LinkKind::Register, &secret)) {
             return Ok(forged(https));
         }
         let waiting = match pending(&ctx, &secret, &browser).await? {
@@ -146,6 +151,7 @@ pub async fn confirm(request: HttpRequest, ctx: web::Data<Context>, PageForm(for
                 Ok(waiting) => show_confirm(
                     &ctx,
                     &browser,
+                    &secret,
                     &waiting,
                     Some("That is not the password you chose. Please try again."),
                 ),

@@ -20,7 +20,7 @@ use super::conn::{Conn, on_backend};
 use super::consents::consent;
 use super::endings::{end_everything_of, end_others};
 use super::grants::session_lives;
-use super::links::{end_links, spend};
+use super::links::{end_every_link, spend};
 use super::outbox::{NewOutboxItem, enqueue};
 use super::registry::touch;
 use super::revocations::{Actor, Reason};
@@ -220,7 +220,7 @@ impl Store {
             let name: String = on_backend!(conn, |c| set.get_result(c)).map_err(failed())?;
             // Guesses at the old one say nothing of the new.
             forgive(conn, &Bucket::account(&name, None))?;
-            end_links(conn, user, LinkKind::ResetPassword)?;
+            end_every_link(conn, user)?;
             note(conn, &NewActivity { user, event: Event::PasswordChanged, origin: &new.origin, detail: "" }, now)?;
             if let Some(mail) = &new.mail {
                 enqueue(conn, mail)?;

@@ -105,6 +105,13 @@ pub(super) fn end_links(conn: &mut Conn, user: &UserId, kind: LinkKind) -> Resul
     Ok(())
 }
 
+/// Ends every link that was sent for an account, whatever for: who asked for it may be who the owner shuts out just now.
+pub(super) fn end_every_link(conn: &mut Conn, user: &UserId) -> Result<(), StoreError> {
+    let delete = diesel::delete(links::table.filter(links::user_id.eq(user.as_str())));
+    on_backend!(conn, |c| delete.execute(c)).map_err(StoreError::operation("ending links"))?;
+    Ok(())
+}
+
 /// Whether an account has this address. Nobody else is answered for the same address before the transaction ends.
 fn is_email_taken(conn: &mut Conn, email: &str, but: Option<&UserId>) -> Result<bool, StoreError> {
     one_at_a_time(conn, &normal_email(email)).map_err(StoreError::operation("holding an address"))?;
@@ -185,6 +192,7 @@ impl Store {
             let Some(name) = name else { return Ok(false) };
             // Guesses at the old one say nothing of the new.
             forgive(conn, &Bucket::account(&name, None))?;
+            end_every_link(conn, user)?;
             note(conn, &NewActivity { user, event: Event::PasswordReset, origin: &reset.origin, detail: "" }, now)?;
             if let Some(mail) = &reset.mail {
                 enqueue(conn, mail)?;

@@ -14,7 +14,7 @@ use crate::domain::user::{User, normal_email, normal_name};
 use super::activity::{NewActivity, note};
 use super::conn::{Conn, first_locked, first_shared, on_backend};
 use super::endings::end_everything_of;
-use super::links::end_links;
+use super::links::{end_every_link, end_links};
 use super::registry::Registered;
 use super::revocations::{Actor, Reason};
 use super::schema::users;
@@ -303,7 +303,7 @@ impl Store {
                 forgive(conn, &Bucket::second_factor(&id, None))?;
             }
             if rows == 1 {
-                end_links(conn, &id, LinkKind::ResetPassword)?;
+                end_every_link(conn, &id)?;
                 note_operators(conn, &id, Event::PasswordChanged, now)?;
             }
             if rows == 1 && !keep_sessions {
@@ -328,6 +328,7 @@ impl Store {
                 note_operators(conn, &id, event, now)?;
             }
             if rows == 1 && disabled {
+                end_every_link(conn, &id)?;
                 end_everything_of(conn, &id, &Reason::UserDisabled.by(Actor::Operator), now)?;
             }
             Ok(rows == 1)

@@ -11,6 +11,7 @@ use super::pages::PasswordPage;
 use super::{Visit, done, failed, recent_visit, recent_visit_by_form, show};
 use crate::http::answer::{see_other, with_cookies};
 use crate::http::flow::KNOWN_FOR;
+use crate::http::links;
 use crate::http::request::{CookieNames, PageForm, session_cookies};
 
 pub const PATH: &str = "/account/password";
@@ -39,7 +40,8 @@ async fn change(request: &HttpRequest, ctx: &Context, typed: &Params) -> Result<
             end_others,
         ));
     }
-    let changed = change_password(ctx, &visit.signed_in, password.into(), end_others, &visit.browser, ctx.now());
+    let now = ctx.now();
+    let changed = change_password(ctx, &visit.signed_in, password.into(), end_others, &visit.browser, now);
     Ok(match changed.await.map_err(failed(ctx))? {
         PasswordChange::Changed(renewed) => {
             let names = CookieNames::new(https);
@@ -48,6 +50,7 @@ async fn change(request: &HttpRequest, ctx: &Context, typed: &Params) -> Result<
             with_cookies(done(ctx, "/account", "password-changed"), lines)
         }
         PasswordChange::Refused(refusal) => form(ctx, &visit, Some(&refusal.to_string()), end_others),
+        PasswordChange::Wait(until) => links::wait(until, now, https),
         PasswordChange::Gone => see_other(PATH, https),
     })
 }

@@ -6,9 +6,10 @@ mod support;
 use std::collections::BTreeMap;
 use std::process::Command;
 
+use fantoccini::Locator;
 use serde_json::{Value, json};
 use support::chromium::{Chromium, run};
-use support::{PASSWORD, TO_DIRECTORY, TestServer, World};
+use support::{PASSWORD, Phone, TO_DIRECTORY, TestServer, World};
 
 /// axe-core, from the test packages of Python.
 fn axe() -> String {
@@ -152,6 +153,61 @@ async fn account(judge: &mut Judge, w: &World) {
     judge.open(&url("/account/delete"), "delete-page").await;
     judge.chromium.write("username", "somebody else").await;
     judge.click("delete-confirm", "problem").await;
+}
+
+#[test]
+fn a_second_step_is_set_up_shown_and_replaced_on_pages_open_to_everybody() {
+    let w = World::new(&[("COUNTERSIGN_MFA__TRUST_BROWSER", "30d")]);
+    run(walk_of_the_second_step(&w));
+}
+
+async fn walk_of_the_second_step(w: &World) {
+    let chromium = Chromium::start(360).await;
+    let mut judge = Judge { chromium, axe: axe(), judged: Vec::new() };
+    let url = |path: &str| w.server.url(path);
+    judge.open(&url("/account/security"), "login-page").await;
+    judge.sign_in("ada", PASSWORD).await;
+    judge.page("security-page").await;
+    judge.click("totp-add", "totp-enrol-page").await;
+    let link = judge.chromium.see("totp-link").await.attr("href").await.unwrap().unwrap();
+    assert!(link.starts_with("otpauth://totp/"), "{link}");
+    let secret = judge.chromium.see("totp-secret").await.text().await.unwrap();
+    let phone = Phone::with(&secret);
+    judge.chromium.write("code", &phone.wrong_code()).await;
+    judge.click("totp-confirm", "login-error").await;
+    judge.chromium.write("code", &phone.code()).await;
+    judge.click("totp-confirm", "recovery-codes-page").await;
+    let code = judge.chromium.window.find(Locator::Css(".recovery-code")).await.unwrap().text().await.unwrap();
+    judge.click("recovery-codes-continue", "security-page").await;
+    judge.chromium.window.delete_all_cookies().await.unwrap();
+
+    // Signing in with a code, and staying trusted; an application that asks for more gets the code all the same.
+    judge.open(&url("/"), "login-page").await;
+    judge.sign_in("ada", PASSWORD).await;
+    judge.page("mfa-page").await;
+    judge.chromium.write("code", &phone.wrong_code()).await;
+    judge.click("mfa-submit", "login-error").await;
+    judge.chromium.write("code", &phone.code()).await;
+    judge.chromium.click("trust").await;
+    judge.click("mfa-submit", "home-page").await;
+    judge.chromium.press("sign-out").await;
+    judge.open(&url("/"), "login-page").await;
+    judge.sign_in("ada", PASSWORD).await;
+    judge.page("home-page").await;
+    let must = serde_json::json!({"id_token": {"acr": {"essential": true, "value": "urn:countersign:acr:mfa"}}});
+    judge.open(&w.third.request().with("claims", &must.to_string()).url(), "mfa-page").await;
+
+    // The phone is gone.
+    judge.click("mfa-recovery", "recovery-page").await;
+    judge.chromium.write("recovery_code", "0000-0000-0000-0000").await;
+    judge.click("recovery-submit", "login-error").await;
+    judge.chromium.write("recovery_code", &code).await;
+    judge.click("recovery-submit", "consent-page").await;
+    // The password that it was added to is some pages old: both are asked for again, or neither.
+    judge.open(&url("/account/security"), "security-page").await;
+    assert!(judge.chromium.text().await.contains("9 left"));
+    judge.click("totp-remove-1", "security-page").await;
+    assert!(judge.judged.len() > 15, "{:?}", judge.judged);
 }
 
 #[test]

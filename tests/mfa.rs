@@ -436,3 +436,29 @@ fn a_trusted_browser_goes_without_the_code_until_its_owner_takes_that_back() {
     again().0.is("mfa-page");
     assert_eq!(weak.open(w.web.request().with("prompt", "none").url()).error(), "login_required");
 }
+
+#[test]
+fn s62_a_new_password_by_mail_keeps_the_second_factor() {
+    const NEW: &str = "a different horse ate the battery";
+    let w = World::new(&[support::TO_DIRECTORY]);
+    let (phone, codes) = enrol(&w.server, &signed_in(&w.server, "ada"));
+    let told = |number: usize, words: &str| {
+        let mail = w.server.mail_to("ada@example.com", number);
+        assert!(mail.text.contains(words), "{words}: {}", mail.text);
+        mail
+    };
+    told(1, "A second step was added");
+    let browser = w.browser();
+    let page = browser.open(w.server.url("/password/forgot"));
+    browser.press(&page, "forgot-submit", &[("email", "ada")]);
+    let page = browser.open(w.server.mail_to("ada@example.com", 2).link());
+    browser.press(page.is("reset-page"), "reset-submit", &[("new_password", NEW)]);
+    told(3, "Your password was reset");
+    let page = browser.sign_in_as(&browser.open(w.web.request().url()), "ada", NEW);
+    let recovery = browser.open(format!("{}/recovery", page.is("mfa-page").url));
+    browser.press(&recovery, "recovery-submit", &[("recovery_code", &codes[0])]).code();
+    told(4, "A recovery code was used");
+    let other = w.browser();
+    let page = other.sign_in_as(&other.open(w.web.request().url()), "ada", NEW);
+    other.press(page.is("mfa-page"), "mfa-submit", &[("code", &phone.code())]).code();
+}

@@ -225,6 +225,7 @@ impl UserCommand {
             Self::Unlock { name } => {
                 let user = find(&ctx, &name).await?;
                 ctx.store.forget_failures(Bucket::account(&user.username, None)).await?;
+                ctx.store.forget_failures(Bucket::second_factor(&user.id, None)).await?;
                 print(&format!("Unlocked user {}.", user.username))
             }
             Self::ResetMfa { name } => {

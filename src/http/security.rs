@@ -2,11 +2,11 @@
 
 use actix_web::{HttpRequest, HttpResponse, web};
 
-use crate::clock::UnixTime;
 use crate::config::MfaRequired;
-use crate::domain::activity::Event;
+use crate::domain::activity::{Event, Origin};
 use crate::domain::session::SignedIn;
 use crate::domain::user::User;
+use crate::domain::zone::Zone;
 use crate::flow::Context;
 use crate::flow::assurance::may_go_without;
 use crate::flow::enrolment::{self, Confirmed};
@@ -100,14 +100,11 @@ fn told(request: &HttpRequest) -> Option<&'static str> {
     }
 }
 
-fn day(at: UnixTime) -> String {
-    at.to_string().replace('T', " ").trim_end_matches('Z').to_owned() + " UTC"
-}
-
 async fn show(ctx: &Context, owner: &Owner, notice: Option<&str>, error: Option<&str>) -> HttpResponse {
     let https = ctx.config.issuer.is_https();
     let shown = async {
         let (user, now) = (owner.user(), ctx.now());
+        let zone = Zone::of(user);
         let devices = ctx.store.list_totp_devices(user.id.clone()).await?;
         let browsers = ctx.store.list_trusted_browsers(user.id.clone(), now).await?;
         let body = SecurityPage {
@@ -122,8 +119,8 @@ async fn show(ctx: &Context, owner: &Owner, notice: Option<&str>, error: Option<
                 .map(|device| ShownDevice {
                     id: device.id,
                     name: device.name,
-                    added: day(device.created_at),
-                    used: device.last_used_at.map_or_else(|| "never".to_owned(), day),
+                    added: zone.words(device.created_at),
+                    used: device.last_used_at.map(|at| zone.words(at)),
                 })
                 .collect(),
             codes_left: ctx.store.count_recovery_codes(user.id.clone()).await?,
@@ -132,10 +129,10 @@ async fn show(ctx: &Context, owner: &Owner, notice: Option<&str>, error: Option<
                 .into_iter()
                 .map(|browser| ShownBrowser {
                     id: browser.id,
-                    name: if browser.user_agent.is_empty() { "A browser".to_owned() } else { browser.user_agent },
+                    name: Origin { address: String::new(), user_agent: browser.user_agent }.device(),
                     address: browser.address,
-                    since: day(browser.created_at),
-                    until: day(browser.expires_at),
+                    since: zone.words(browser.created_at),
+                    until: zone.words(browser.expires_at),
                 })
                 .collect(),
         };

@@ -18,7 +18,12 @@ impl Phone {
     #[track_caller]
     pub fn of(page: &Page) -> Self {
         page.is("totp-enrol-page");
-        let secret = page.texts("id=\"totp-secret\"").remove(0).replace(' ', "");
+        Self::with(&page.texts("id=\"totp-secret\"").remove(0))
+    }
+
+    /// The secret as a page shows it, in groups.
+    pub fn with(secret: &str) -> Self {
+        let secret = secret.replace(' ', "");
         let totp = Builder::new().with_secret(Secret::try_from_base32(secret).unwrap()).build_noncompliant();
         Self { totp, last: Mutex::new(0) }
     }

@@ -145,8 +145,8 @@ pub struct ShownDevice {
     pub name: String,
     /// An instant, as text.
     pub added: String,
-    /// The same, or "never".
-    pub used: String,
+    /// The same; `None` where it was not used since.
+    pub used: Option<String>,
 }
 
 /// A trusted browser on the security page.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use support::gate::Gate;
 use support::http::try_send;
+use support::phone::enrol;
 use support::postgres::shared;
 use support::{Answer, App, Browser, HTTP, PASSWORD, TestServer, get, wait_for};
 
@@ -94,6 +95,41 @@ fn s11_s24_s25_one_code_and_one_token_are_spent_once_by_32_at_two_servers() {
         let won = answers.iter().find(|answer| answer.status == 200).unwrap().text("refresh_token");
         assert!(!nodes.web.at(&nodes.b).is_active(&won), "the losers were reuse: the family is dead");
     }
+}
+
+#[test]
+fn s57_one_code_of_a_second_factor_is_spent_once_at_two_servers() {
+    let nodes = Nodes::new(&[]);
+    let first = Browser::hopping(&nodes.a);
+    let page = first.open(format!("{}/", nodes.a.issuer));
+    first.sign_in_as(&page, "ada", PASSWORD).is("home-page");
+    let (phone, _) = enrol(&nodes.a, &first);
+    // Eight sign-ins of their own that wait for the code.
+    let waiting: Vec<_> = (0..8)
+        .map(|_| {
+            let browser = Browser::hopping(&nodes.a);
+            let page = browser.open(nodes.web.request().url());
+            let page = browser.sign_in_as(&page, "ada", PASSWORD);
+            page.is("mfa-page");
+            (browser, page)
+        })
+        .collect();
+    let code = phone.code();
+    let barrier = std::sync::Barrier::new(waiting.len());
+    let won: usize = std::thread::scope(|scope| {
+        let racers: Vec<_> = waiting
+            .iter()
+            .map(|(browser, page)| {
+                let (barrier, code) = (&barrier, code.as_str());
+                scope.spawn(move || {
+                    barrier.wait();
+                    browser.press(page, "mfa-submit", &[("code", code)]).foreign
+                })
+            })
+            .collect();
+        racers.into_iter().map(|racer| usize::from(racer.join().unwrap())).sum()
+    });
+    assert_eq!(won, 1);
 }
 
 #[test]

@@ -36,7 +36,7 @@ pub struct RevokeCommand {
     #[arg(long, group = "what", value_name = "TOKEN")]
     token: Option<String>,
     /// A signing key that is in the wrong hands, with all that it signed (`countersign key list` shows them)
-    #[arg(long, group = "what", value_name = "KID")]
+    #[arg(long, group = "what", value_name = "KID", allow_hyphen_values = true)]
     key: Option<String>,
     /// Everything that this server ever gave to anybody
     #[arg(long, group = "what")]

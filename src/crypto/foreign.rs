@@ -152,6 +152,8 @@ impl Foreign {
                 let params = scrypt::Params::new(log_n, number("r")?, number("p")?, expected.len()).ok()?;
                 return Some(Self::Scrypt { params, salt, expected });
             }
+            // The library multiplies the lanes before it judges them.
+            _ if number("p").is_some_and(|lanes| lanes > MOST_LANES) => return None,
             _ => {
                 let algorithm = Algorithm::try_from(phc.algorithm).ok()?;
                 // Without a version it is the first, as the reference implementation reads it.
@@ -294,6 +296,7 @@ mod tests {
             json!(format!("scrypt$16384$salt1234$8$1000${hash}")),
             json!(format!("$argon2id$v=19$m=4194304,t=1,p=1$c2FsdHNhbHQ${short}")),
             json!(format!("$argon2id$v=19$m=1024,t=1000,p=1$c2FsdHNhbHQ${short}")),
+            json!(format!("$argon2id$v=19$m=8,t=1,p=4294967295$c2FsdHNhbHQ${short}")),
             json!({"algorithm": "pbkdf2-sha256", "hashIterations": 99_999_999, "salt": "AAAAAAAAAAAAAAAAAAAAAA==", "value": hash}),
             json!({"algorithm": "md5", "hashIterations": 1, "salt": "AAAAAAAAAAAAAAAAAAAAAA==", "value": hash}),
         ] {

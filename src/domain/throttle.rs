@@ -17,9 +17,9 @@ const FREE: i64 = 5;
 /// of them lives (OWASP ASVS V6.5.5).
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const FIRST_WAIT_FOR_CODES: Duration = Duration::from_secs(30);
-const LONGEST_WAIT: Duration = Duration::from_mins(15);
+pub const LONGEST_WAIT: Duration = Duration::from_mins(15);
 /// After so many in a row the account is shut to browsers that it does not know, until it has a new password.
-const MOST: i64 = 100;
+pub const MOST: i64 = 100;
 const SHUT: Duration = Duration::from_hours(24 * 365);
 /// So many wrong guesses from one network count as one: many people may share an address.
 const NETWORK_WEIGHT: i64 = 20;

@@ -21,7 +21,7 @@ use crate::protocol::error::OAuthError;
 use crate::store::{Deletion, Failure, OpenSession, OwnPassword, Request};
 
 use super::links::{Found, find};
-use super::login::mark_owner;
+use super::login::{mark_owner, strong_owner};
 use super::mail::{Asked, Letter, notice, queue};
 use super::password::Accepted;
 use super::session::{Browser, SessionCookie};
@@ -127,7 +127,9 @@ pub async fn change_password(
         Accepted::Refused(refusal) => return Ok(PasswordChange::Refused(refusal)),
         Accepted::Wait(until) => return Ok(PasswordChange::Wait(until)),
     };
-    let known = browser_mark(&ctx.known_browser_key, &mark_owner(&signed_in.user.username, &password_hash))?;
+    let multi_factor = signed_in.session.authentication.is_multi_factor();
+    let owner = if multi_factor { strong_owner } else { mark_owner }(&signed_in.user.username, &password_hash);
+    let known = browser_mark(&ctx.known_browser_key, &owner)?;
     let cookie = SessionSecret::mint()?;
     let new = OwnPassword {
         user: signed_in.user.id.clone(),

@@ -108,7 +108,9 @@ pub fn next_step(
     match missing(&config.mfa, (&signed_in.user).into(), demand, multi_factor, trusted) {
         Missing::Nothing => {}
         Missing::SecondFactor => return ask(Step::SecondFactor, too_weak()),
-        Missing::Enrolment => return ask(Step::Enrol, too_weak()),
+        // A first factor is for whoever has just proven who they are (SECURITY row 61): a session left open adds none.
+        Missing::Enrolment if is_recent(&config.mfa, signed_in, now) => return ask(Step::Enrol, too_weak()),
+        Missing::Enrolment => return ask(Step::Reauthenticate, too_weak()),
         Missing::Unmeetable => return Step::Refuse(assurance::unmet()),
     }
     if !progress.consented && needs_consent(client, destination, remembered, asked) {
@@ -140,7 +142,8 @@ fn own_page(config: &Config, destination: &Destination, here: Here<'_>, now: Uni
     let multi_factor = signed_in.session.authentication.is_multi_factor();
     match missing(&config.mfa, (&signed_in.user).into(), own_demand(destination), multi_factor, here.trusted) {
         Missing::SecondFactor => Step::SecondFactor,
-        Missing::Enrolment => Step::Enrol,
+        Missing::Enrolment if is_recent(&config.mfa, signed_in, now) => Step::Enrol,
+        Missing::Enrolment => Step::Reauthenticate,
         Missing::Nothing | Missing::Unmeetable => Step::Issue,
     }
 }

@@ -110,7 +110,7 @@ pub async fn sign_in(
     let trusted = before.is_none_or(|session| !session.authentication.is_multi_factor())
         && is_trusted(ctx, browser, &credential.user_id, person, now).await?;
     let verified = Digest::of(verified_hash.as_bytes());
-    let owner = mark_owner(&name, rehashed.as_ref().unwrap_or(&verified_hash));
+    let owner = if trusted { strong_owner } else { mark_owner }(&name, rehashed.as_ref().unwrap_or(&verified_hash));
     match missing(&ctx.config.mfa, person, situation.demand, false, trusted) {
         Missing::Nothing | Missing::Unmeetable => {}
         Missing::SecondFactor | Missing::Enrolment => {
@@ -213,11 +213,29 @@ pub(super) fn known_mark<'a>(
     name: &str,
     password_hash: Option<&str>,
 ) -> Option<&'a str> {
-    let owner = mark_owner(name, password_hash?);
-    browser.known.as_deref().filter(|mark| is_browser_mark(&ctx.known_browser_key, &owner, mark))
+    let hash = password_hash?;
+    let owners = [mark_owner(name, hash), strong_owner(name, hash)];
+    let is_known = |mark: &&str| owners.iter().any(|owner| is_browser_mark(&ctx.known_browser_key, owner, mark));
+    browser.known.as_deref().filter(is_known)
 }
 
 /// Whose browser a mark says it is: the account's, as long as it has this password.
 pub(super) fn mark_owner(name: &str, password_hash: &str) -> String {
     format!("{}\n{password_hash}", normal_name(name))
+}
+
+/// The same of a browser that has shown a second factor there. Only such a one is counted by itself when codes are guessed:
+/// whoever knows the password can have as many of the other marks as they like.
+pub(super) fn strong_owner(name: &str, password_hash: &str) -> String {
+    format!("{}\nmfa", mark_owner(name, password_hash))
+}
+
+/// The mark of a browser that has just shown a second factor; `None` for an account without a password.
+///
+/// # Errors
+/// When the machinery fails.
+pub async fn strong_mark(ctx: &Context, username: &str) -> Result<Option<String>, OAuthError> {
+    let credential = ctx.store.find_credential(username).await?;
+    let hash = credential.and_then(|credential| credential.password_hash);
+    Ok(hash.map(|hash| browser_mark(&ctx.known_browser_key, &strong_owner(username, &hash))).transpose()?)
 }

@@ -4,7 +4,7 @@
 use secrecy::SecretString;
 
 use crate::clock::UnixTime;
-use crate::crypto::opaque::{Digest, SessionSecret, TrustSecret, browser_mark};
+use crate::crypto::opaque::{Digest, SessionSecret, TrustSecret, browser_mark, is_browser_mark};
 use crate::crypto::recovery_code;
 use crate::crypto::totp::{TotpSecret, typed_code};
 use crate::domain::activity::Event;
@@ -21,7 +21,7 @@ use crate::store::{Failure, NewSession, NewTrust, SecondFactor, SignIn};
 use super::Context;
 use super::enrolment::{self, Confirmed};
 use super::interaction::{Half, Situation, Step};
-use super::login::{Entry, Renewed, known_mark, mark_owner, renew};
+use super::login::{Entry, Renewed, renew, strong_owner};
 use super::mail::notice;
 use super::session::{Browser, SessionCookie};
 
@@ -100,7 +100,9 @@ async fn account(ctx: &Context, browser: &Browser, basis: &Basis<'_>) -> Result<
     {
         return Ok(None);
     }
-    let known = known_mark(ctx, browser, &user.username, Some(&password_hash));
+    let owner = strong_owner(&user.username, &password_hash);
+    let is_known = |mark: &&str| is_browser_mark(&ctx.known_browser_key, &owner, mark);
+    let known = browser.known.as_deref().filter(is_known);
     let bucket = Bucket::second_factor(&user.id, known);
     let network = known.is_none().then(|| Bucket::network(&browser.network));
     let buckets = [bucket.clone()].into_iter().chain(network).collect();
@@ -233,17 +235,17 @@ async fn complete(
 ) -> Result<(SignIn, Option<Entry>), OAuthError> {
     let user_id = &basis.user().id;
     let authentication = Authentication::by(&format!("{AMR_PASSWORD} {} {AMR_MFA}", rise.method), now);
-    let (renewed, verified_hash, known) = match basis {
-        Basis::Half(Half { user, proof: ProvenPassword { hash, keep, .. } }) => {
-            let owner = mark_owner(&user.username, &account.password_hash);
-            let known = browser_mark(&ctx.known_browser_key, &owner)?;
-            (renew(ctx, situation, browser, user_id, authentication, *keep), Some(*hash), Some(known))
+    let owner = strong_owner(&basis.user().username, &account.password_hash);
+    let known = Some(browser_mark(&ctx.known_browser_key, &owner)?);
+    let (renewed, verified_hash) = match basis {
+        Basis::Half(Half { proof: ProvenPassword { hash, keep, .. }, .. }) => {
+            (renew(ctx, situation, browser, user_id, authentication, *keep), Some(*hash))
         }
         Basis::Session(SignedIn { session, .. }) => {
             // The password was proven when it was; the session ends when it would have.
             let auth_address = browser.origin.address.clone();
             let session = Session { authentication, auth_address, last_seen_at: now, ..session.clone() };
-            (Renewed { session, continues: true, replaces: None }, None, None)
+            (Renewed { session, continues: true, replaces: None }, None)
         }
     };
     let session_id = Some(renewed.session.id.clone());

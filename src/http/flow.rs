@@ -95,8 +95,9 @@ pub(super) async fn posted(
 ) -> Result<Visit, HttpResponse> {
     let visit = visit(request, ctx, id).await?;
     // A page from before a step that has been done since is still our own; it then leads to where the flow is.
-    let own = [visit.id.clone(), visit.purpose()];
-    if own.iter().any(|purpose| is_own_form(request, ctx, &visit.browser, form, purpose)) {
+    let person = visit.situation.person().map(|person| format!("{}\n{}", visit.id, person.id));
+    let own = [Some(visit.id.clone()), Some(visit.purpose()), person];
+    if own.iter().flatten().any(|purpose| is_own_form(request, ctx, &visit.browser, form, purpose)) {
         Ok(visit)
     } else {
         Err(forged(ctx.config.issuer.is_https()))

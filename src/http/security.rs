@@ -10,6 +10,7 @@ use crate::domain::zone::Zone;
 use crate::flow::Context;
 use crate::flow::assurance::may_go_without;
 use crate::flow::enrolment::{self, Confirmed};
+use crate::flow::login::strong_mark;
 use crate::flow::mail::notice;
 use crate::flow::session::Browser;
 use crate::protocol::error::OAuthError;
@@ -18,9 +19,10 @@ use crate::store::{Added, FactorChange};
 
 use super::answer::{PageOptions, error_page, forged, not_found, page, see_other, with_cookies};
 use super::authorize::with_browser_cookie;
+use super::flow::KNOWN_FOR;
 use super::pages::{QrPicture, SecurityPage, ShownBrowser, ShownDevice, TotpEnrolPage};
 use super::recent::recent;
-use super::request::{PageForm, is_own_form, session_cookies};
+use super::request::{CookieNames, PageForm, is_own_form, session_cookies};
 use super::second_step::{WRONG_FIRST_CODE, codes_page};
 
 const PAGE: &str = "/account/security";
@@ -201,7 +203,11 @@ pub async fn add_totp(request: HttpRequest, ctx: web::Data<Context>, PageForm(fo
             }
         };
         let https = ctx.config.issuer.is_https();
-        Ok(with_cookies(response, cookie.iter().flat_map(|cookie| session_cookies(cookie, https))))
+        let names = CookieNames::new(https);
+        let known = strong_mark(&ctx, &user.username).await?;
+        let known = known.map(|known| names.set(names.known, &known, Some(KNOWN_FOR)));
+        let session = cookie.iter().flat_map(|cookie| session_cookies(cookie, https));
+        Ok(with_cookies(response, session.chain(known)))
     };
     added.await.unwrap_or_else(|error: OAuthError| error_page(&error, ctx.config.issuer.is_https()))
 }

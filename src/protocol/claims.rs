@@ -62,7 +62,9 @@ impl ClaimsRequest {
     /// The `acr` values that the request calls essential; `None` when it does not.
     #[must_use]
     pub fn essential_acr(&self) -> Option<Vec<&str>> {
-        self.acr(true).filter(|values| !values.is_empty())
+        // What names no class at all asks for none; what names something that is no class asks for what cannot be met.
+        let named = |acr: &ClaimRequest| acr.value.is_some() || acr.values.is_some();
+        self.acr(true).filter(|_| self.id_token.get("acr").and_then(Option::as_ref).is_some_and(named))
     }
 
     /// The `acr` values that the request would like, in its order.
@@ -149,6 +151,9 @@ mod tests {
         assert_eq!(claims.required_subject().as_deref(), Some("248289761001"));
         assert_eq!(claims.essential_acr(), Some(vec!["a", "b"]));
         assert_eq!(ClaimsRequest::parse(r#"{"id_token":{"acr":{"values":["a"]}}}"#).unwrap().essential_acr(), None);
+        assert_eq!(ClaimsRequest::parse(r#"{"id_token":{"acr":{"essential":true}}}"#).unwrap().essential_acr(), None);
+        let no_class = ClaimsRequest::parse(r#"{"id_token":{"acr":{"essential":true,"value":2}}}"#).unwrap();
+        assert_eq!(no_class.essential_acr(), Some(Vec::new()));
     }
 
     #[test]

@@ -25,6 +25,7 @@ use super::outbox::{NewOutboxItem, enqueue};
 use super::registry::touch;
 use super::revocations::{Actor, Reason};
 use super::schema::{consents, grants, sessions, users};
+use super::second_factors::distrust_all;
 use super::throttles::forgive;
 use super::users::hold_alone;
 use super::{Store, StoreError};
@@ -220,6 +221,8 @@ impl Store {
             let name: String = on_backend!(conn, |c| set.get_result(c)).map_err(failed())?;
             // Guesses at the old one say nothing of the new.
             forgive(conn, &Bucket::account(&name, None))?;
+            forgive(conn, &Bucket::second_factor(user, None))?;
+            distrust_all(conn, user)?;
             end_every_link(conn, user)?;
             note(conn, &NewActivity { user, event: Event::PasswordChanged, origin: &new.origin, detail: "" }, now)?;
             if let Some(mail) = &new.mail {

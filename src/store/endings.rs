@@ -239,6 +239,7 @@ pub(super) fn end_others(
     cause: &Cause,
     now: UnixTime,
 ) -> Result<Ended, StoreError> {
+    distrust_all(conn, user)?;
     let target = Target::User(user);
     end(conn, &Rule { target, issued_before: None, keep: Some(keep), sessions_only: false, cause }, now)
 }

@@ -16,7 +16,7 @@ use super::endings::end_everything_of;
 use super::outbox::{NewOutboxItem, enqueue};
 use super::revocations::{Actor, Reason};
 use super::schema::{links, users};
-use super::throttles::forgive;
+use super::throttles::{forgive, reopen};
 use super::users::{NewUser, hold_alone, insert_user};
 use super::{Store, StoreError};
 
@@ -192,6 +192,8 @@ impl Store {
             let Some(name) = name else { return Ok(false) };
             // Guesses at the old one say nothing of the new.
             forgive(conn, &Bucket::account(&name, None))?;
+            // Whoever holds the mailbox alone gets no endless guesses at the second factor by it, and its owner is not shut out.
+            reopen(conn, &Bucket::second_factor(user, None), now)?;
             end_every_link(conn, user)?;
             note(conn, &NewActivity { user, event: Event::PasswordReset, origin: &reset.origin, detail: "" }, now)?;
             if let Some(mail) = &reset.mail {

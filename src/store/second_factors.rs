@@ -12,7 +12,7 @@ use crate::domain::session::Authentication;
 use crate::domain::throttle::Bucket;
 
 use super::activity::{NewActivity, note};
-use super::conn::{Conn, on_backend};
+use super::conn::{Conn, first_locked, on_backend};
 use super::endings::{end_everything_of, end_others};
 use super::outbox::{NewOutboxItem, enqueue};
 use super::revocations::{Actor, Reason};
@@ -276,7 +276,16 @@ impl Store {
         now: UnixTime,
     ) -> Result<Added, StoreError> {
         self.write_and_wake(move |conn| {
-            if hold_alone(conn, &change.user, None)?.is_none() {
+            match hold_alone(conn, &change.user, None)? {
+                None => return Ok(Added::Gone),
+                // A session that rises by it has shown no factor; one that came meanwhile would have had to be shown.
+                Some(true) if rise.is_some() => return Ok(Added::Gone),
+                Some(_) => {}
+            }
+            let own = sessions::table.find(change.session.as_str()).filter(sessions::ended_at.is_null());
+            let open: Option<String> = first_locked!(conn, own.select(sessions::session_id))
+                .map_err(StoreError::operation("adding a second factor"))?;
+            if open.is_none() {
                 return Ok(Added::Gone);
             }
             let added = add_device(conn, &change.user, &new, &change.origin, now)?;

@@ -14,7 +14,7 @@ use crate::domain::throttle::Bucket;
 use crate::domain::user::User;
 
 use super::activity::{NewActivity, note};
-use super::conn::{Conn, fixed, on_backend};
+use super::conn::{Conn, first_locked, fixed, on_backend};
 use super::endings::end_one_session;
 use super::flows::write_progress;
 use super::links::end_links;
@@ -252,9 +252,17 @@ impl Store {
             let Some(has_second_factor) = judged else {
                 return Ok(SignIn::Gone);
             };
+            if new.continues {
+                let own = sessions::table.find(session.id.as_str()).filter(sessions::ended_at.is_null());
+                let open: Option<String> = first_locked!(conn, own.select(sessions::session_id)).map_err(failed())?;
+                if open.is_none() {
+                    return Ok(SignIn::Gone);
+                }
+            }
             let mut done = SignIn::Done;
             match &new.second_factor {
-                SecondFactor::None if has_second_factor => return Ok(SignIn::Gone),
+                // Judged before: a factor that came meanwhile must have been shown, also to add another.
+                SecondFactor::None | SecondFactor::Enrol(_) if has_second_factor => return Ok(SignIn::Gone),
                 SecondFactor::None | SecondFactor::Waived => {}
                 SecondFactor::Spend(used) => {
                     if !spend(conn, &session.user_id, used, &new.origin, now)? {

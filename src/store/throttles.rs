@@ -9,7 +9,7 @@ use diesel::upsert::excluded;
 use crate::clock::UnixTime;
 use crate::domain::activity::{Event, Origin};
 use crate::domain::ids::UserId;
-use crate::domain::throttle::Bucket;
+use crate::domain::throttle::{Bucket, LONGEST_WAIT, MOST};
 
 use super::activity::{NewActivity, note};
 use super::conn::{Conn, on_backend};
@@ -22,6 +22,9 @@ pub struct Failure {
     pub account: Option<UserId>,
     pub origin: Origin,
 }
+
+/// So many guesses are left where a count that had shut opens again.
+const REOPENED: i64 = 10;
 
 fn find(conn: &mut Conn, bucket: &Bucket, now: UnixTime) -> Result<Option<(i64, i64)>, StoreError> {
     let query = throttles::table
@@ -75,6 +78,15 @@ pub(super) fn wait(conn: &mut Conn, buckets: &[Bucket], now: UnixTime) -> Result
 pub(super) fn forgive(conn: &mut Conn, bucket: &Bucket) -> Result<(), StoreError> {
     on_backend!(conn, |c| diesel::delete(throttles::table.find(&bucket.key)).execute(c))
         .map_err(StoreError::operation("forgiving failures"))?;
+    Ok(())
+}
+
+/// A count that has shut opens again, to where each guess waits its longest: what it counted is not forgotten.
+pub(super) fn reopen(conn: &mut Conn, bucket: &Bucket, now: UnixTime) -> Result<(), StoreError> {
+    let shut = throttles::table.find(&bucket.key).filter(throttles::failures.ge(MOST));
+    let update = diesel::update(shut)
+        .set((throttles::failures.eq(MOST - REOPENED), throttles::retry_at.eq(now.plus(LONGEST_WAIT).millis())));
+    on_backend!(conn, |c| update.execute(c)).map_err(StoreError::operation("opening a count again"))?;
     Ok(())
 }
 

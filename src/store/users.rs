@@ -18,6 +18,7 @@ use super::links::{end_every_link, end_links};
 use super::registry::Registered;
 use super::revocations::{Actor, Reason};
 use super::schema::users;
+use super::second_factors::distrust_all;
 use super::throttles::forgive;
 use super::{Store, StoreError};
 
@@ -304,6 +305,7 @@ impl Store {
             }
             if rows == 1 {
                 end_every_link(conn, &id)?;
+                distrust_all(conn, &id)?;
                 note_operators(conn, &id, Event::PasswordChanged, now)?;
             }
             if rows == 1 && !keep_sessions {

@@ -229,6 +229,9 @@ fn s59_half_a_sign_in_and_an_older_session_lead_to_the_second_step_and_nowhere_e
         (&[], &wish, None, Some(&weak), true, "code"),
         (&[], &wish, None, Some(&plain), false, "issue"),
         (&[], &mfa, None, Some(&plain), false, "enrol"),
+        // Row 61: whoever finds a session left open adds no app of their own.
+        (&[], &mfa, None, Some(&signed_in(301)), false, "prove again"),
+        (&always, "", None, Some(&signed_in(301)), false, "prove again"),
         (&[], &mfa, None, Some(&strong), false, "issue"),
         (&[], "prompt=login", None, Some(&strong), false, "prove again"),
         (&[], "", Some(&weak.user), None, false, "code"),

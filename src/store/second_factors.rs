@@ -282,10 +282,10 @@ impl Store {
                 Some(true) if rise.is_some() => return Ok(Added::Gone),
                 Some(_) => {}
             }
-            let own = sessions::table.find(change.session.as_str()).filter(sessions::ended_at.is_null());
-            let open: Option<String> = first_locked!(conn, own.select(sessions::session_id))
-                .map_err(StoreError::operation("adding a second factor"))?;
-            if open.is_none() {
+            let own = sessions::table.find(change.session.as_str()).select(sessions::ended_at);
+            let ended: Option<Option<i64>> =
+                first_locked!(conn, own).map_err(StoreError::operation("adding a second factor"))?;
+            if ended.flatten().is_some() {
                 return Ok(Added::Gone);
             }
             let added = add_device(conn, &change.user, &new, &change.origin, now)?;

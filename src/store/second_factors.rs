@@ -283,9 +283,8 @@ impl Store {
                 Some(_) => {}
             }
             let own = sessions::table.find(change.session.as_str()).select(sessions::ended_at);
-            let ended: Option<Option<i64>> =
-                first_locked!(conn, own).map_err(StoreError::operation("adding a second factor"))?;
-            if ended.flatten().is_some() {
+            let ended = first_locked!(conn, own).map_err(StoreError::operation("adding a second factor"))?;
+            if ended.is_some_and(|at: Option<i64>| at.is_some()) {
                 return Ok(Added::Gone);
             }
             let added = add_device(conn, &change.user, &new, &change.origin, now)?;

@@ -282,9 +282,10 @@ impl Store {
                 Some(true) if rise.is_some() => return Ok(Added::Gone),
                 Some(_) => {}
             }
-            let own = sessions::table.find(change.session.as_str()).select(sessions::ended_at);
-            let ended = first_locked!(conn, own).map_err(StoreError::operation("adding a second factor"))?;
-            if ended.is_some_and(|at: Option<i64>| at.is_some()) {
+            let own = sessions::table.find(change.session.as_str()).filter(sessions::ended_at.is_not_null());
+            let ended: Option<String> = first_locked!(conn, own.select(sessions::session_id))
+                .map_err(StoreError::operation("adding a second factor"))?;
+            if ended.is_some() {
                 return Ok(Added::Gone);
             }
             let added = add_device(conn, &change.user, &new, &change.origin, now)?;

@@ -45,6 +45,7 @@ pub struct Readings {
     pub store_queue: usize,
     /// Password checks that wait for a thread.
     pub password_queue: usize,
+    pub now: UnixTime,
     pub registry_version: i64,
     /// How far the machine's clock is behind ours: it was set back.
     pub clock_behind: Duration,
@@ -57,6 +58,9 @@ pub struct Readings {
 pub struct DatabaseReadings {
     /// The number of the newest entry of the revocation log.
     pub revocation_sequence: i64,
+    /// When the oldest logout token was queued that still waits.
+    pub oldest_untold: Option<UnixTime>,
+    pub registry_version: i64,
     pub deliveries: Vec<(Delivery, i64)>,
 }
 
@@ -79,9 +83,11 @@ pub struct Metrics {
     password_queue: Gauge,
     registry_version: Gauge,
     registry_followed: Gauge,
+    registry_lag: Gauge,
     clock_behind: Gauge,
     database_up: Gauge,
     revocation_sequence: Gauge,
+    revocation_lag: Gauge,
     deliveries: Family<Delivery, Gauge>,
 }
 
@@ -116,12 +122,17 @@ impl Default for Metrics {
                 "registry_followed_timestamp_seconds",
                 "When the database was last asked for changes with success",
             ),
+            registry_lag: gauge("registry_lag", "Changes in the database that this node has not taken in"),
             clock_behind: gauge(
                 "clock_behind_seconds",
                 "How far the machine's clock is behind the server's: it was set back",
             ),
             database_up: gauge("database_up", "Whether this very reading could ask the database"),
             revocation_sequence: gauge("revocation_log_sequence", "The newest entry of the revocation log"),
+            revocation_lag: gauge(
+                "revocation_log_lag_seconds",
+                "Age of the oldest end of a session of which an application is still to be told",
+            ),
             deliveries,
             requests,
             latency,
@@ -171,6 +182,10 @@ impl Metrics {
         self.database_up.set(i64::from(readings.database.is_some()));
         if let Some(database) = &readings.database {
             self.revocation_sequence.set(database.revocation_sequence);
+            let lag = database.oldest_untold.map_or(Duration::ZERO, |queued_at| readings.now.since(queued_at));
+            self.revocation_lag.set(i64::try_from(lag.as_secs()).unwrap_or(i64::MAX));
+            // What was taken in since the database was asked is no lag.
+            self.registry_lag.set((database.registry_version - readings.registry_version).max(0));
             self.deliveries.clear();
             for (delivery, count) in &database.deliveries {
                 self.deliveries.get_or_create(delivery).set(*count);
@@ -195,9 +210,15 @@ mod tests {
         let readings = Readings {
             store_queue: 3,
             password_queue: 0,
+            now: UnixTime::from_seconds(100),
             registry_version: 7,
             clock_behind: Duration::from_secs(90),
-            database: None,
+            database: Some(DatabaseReadings {
+                revocation_sequence: 12,
+                oldest_untold: Some(UnixTime::from_seconds(60)),
+                registry_version: 9,
+                deliveries: Vec::new(),
+            }),
         };
         let page = metrics.render(&readings).unwrap();
         for line in [
@@ -206,7 +227,10 @@ mod tests {
             r#"countersign_tokens_issued_total{grant="refresh_token"} 1"#,
             "countersign_store_write_queue 3",
             "countersign_clock_behind_seconds 90",
-            "countersign_database_up 0",
+            "countersign_database_up 1",
+            "countersign_revocation_log_sequence 12",
+            "countersign_revocation_log_lag_seconds 40",
+            "countersign_registry_lag 2",
             "# EOF",
         ] {
             assert!(page.lines().any(|found| found == line), "{line}\n{page}");

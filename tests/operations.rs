@@ -9,8 +9,9 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::http::try_send;
+use support::postgres::execute;
 use support::server::free_port;
 use support::{HTTP, PASSWORD, TestServer, World, get, post, send, wait_for};
 
@@ -69,6 +70,8 @@ fn s107_metrics_count_what_happened_on_a_listener_of_their_own() {
         ("countersign_password_queue", 0.0),
         ("countersign_database_up", 1.0),
         ("countersign_clock_behind_seconds", 0.0),
+        ("countersign_revocation_log_lag_seconds", 0.0),
+        ("countersign_registry_lag", 0.0),
     ] {
         assert!((sample(&page, name) - value).abs() < 0.1, "{name} {value}:\n{page}");
     }
@@ -77,6 +80,18 @@ fn s107_metrics_count_what_happened_on_a_listener_of_their_own() {
     assert!(page.contains(concat!("countersign_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1")), "{page}");
     let followed = sample(&page, "countersign_registry_followed_timestamp_seconds");
     assert!(followed > 1.7e9, "{followed}");
+    // What is counted and what the operator is told of are the same; a counter's samples end in _total, an info's in _info.
+    let documented = include_str!("../docs/operations.md");
+    for line in page.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let (name, kind) = line.split_once(' ').unwrap();
+        let ending = match kind {
+            "counter" => "_total",
+            "info" => "_info",
+            _ => "",
+        };
+        let told = [format!("`{name}{ending}`"), format!("`{name}{ending}{{")];
+        assert!(told.iter().any(|told| documented.contains(told)), "{name} is not in docs/operations.md");
+    }
     // Nothing in it names a person, a token or an address with what was in it.
     for secret in [token.as_str(), "ada", "nowhere", "127.0.0.1", w.web.id.as_str()] {
         assert!(!page.contains(secret), "{secret}");
@@ -150,10 +165,38 @@ fn a_failure_of_ours_has_a_number_that_stands_in_the_log() {
     let answer = w.web.post("/revoke", &[("token", &format!("cs_rt_{}", "x".repeat(80)))]);
     assert!(answer.status == 200 || answer.status == 503, "{answer:?}");
     let ready = get(w.server.url("/health/ready"));
-    assert_eq!((ready.status, ready.body.trim()), (503, "not ready"), "{ready:?}");
+    assert_eq!((ready.status, ready.header("retry-after")), (503, "1"), "{ready:?}");
+    assert_eq!(
+        ready.json(),
+        json!({"status": "not ready", "database": "failed", "schema": "unknown", "keys": "ok"}),
+        "and nothing more to strangers"
+    );
     database.batch_execute("ROLLBACK").unwrap();
     // Who waited for the lock at that moment is told as all were before.
     wait_for("the database to be good again", || (get(w.server.url("/health/ready")).status == 200).then_some(()));
+}
+
+#[test]
+fn readiness_says_which_part_is_wrong() {
+    let w = World::new(&[]);
+    let told = || get(w.server.url("/health/ready"));
+    assert_eq!(told().ok(), json!({"status": "ready", "database": "ok", "schema": "ok", "keys": "ok"}));
+    // A migration of this version that is not made; one of a later version that is.
+    let change = |statements: &str| execute(&w.server.database_url(), statements);
+    change("INSERT INTO __diesel_schema_migrations (version) VALUES ('29990101000000')");
+    assert_eq!(told().status, 200);
+    change(
+        "CREATE TABLE kept AS SELECT max(version) AS version FROM __diesel_schema_migrations WHERE version < '2999'",
+    );
+    change("DELETE FROM __diesel_schema_migrations WHERE version IN (SELECT version FROM kept)");
+    assert_eq!(told().json(), json!({"status": "not ready", "database": "ok", "schema": "failed", "keys": "ok"}));
+    change("INSERT INTO __diesel_schema_migrations (version) SELECT version FROM kept");
+    assert_eq!(told().status, 200);
+    // No key of one algorithm.
+    change("DELETE FROM signing_keys WHERE algorithm = 'ES256'");
+    change("UPDATE counters SET value = value + 1 WHERE name = 'registry'");
+    let answer = wait_for("the keys to be missed", || Some(told()).filter(|answer| answer.status == 503));
+    assert_eq!(answer.json(), json!({"status": "not ready", "database": "ok", "schema": "ok", "keys": "failed"}));
 }
 
 fn ask(stream: &mut TcpStream, path: &str) -> std::io::Result<String> {
@@ -179,7 +222,7 @@ fn told_to_stop_it_is_not_ready_first_then_asks_to_close_and_then_closes() {
         wait_for("readiness to go", || {
             let answer = try_send(HTTP.get(format!("{base}/health/ready"))).unwrap();
             assert_eq!(get(format!("{base}/health/live")).status, 200);
-            (answer.status == 503).then(|| assert_eq!(answer.body.trim(), "stopping"))
+            (answer.status == 503).then(|| assert_eq!(answer.json(), json!({"status": "stopping"})))
         });
     }
     assert!(start.elapsed() < Duration::from_secs(1), "it still answers: {:?}", start.elapsed());

@@ -117,6 +117,13 @@ impl Keyring {
         Ok(Self { keys, jwks })
     }
 
+    /// Whether there is a key of every algorithm that may still sign.
+    #[must_use]
+    pub fn is_complete(&self, now: UnixTime) -> bool {
+        let live = |algorithm| self.keys.iter().any(|k| k.record.algorithm == algorithm && !k.record.is_expired(now));
+        SigningAlgorithm::ALL.into_iter().all(live)
+    }
+
     /// Signs with the newest key of the algorithm that may sign already; or, where none may because a clock was ahead when
     /// they were made, with the earliest.
     ///

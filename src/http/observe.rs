@@ -102,6 +102,7 @@ pub async fn metrics(ctx: web::Data<Context>) -> HttpResponse {
     let readings = Readings {
         store_queue: ctx.store.waiting(),
         password_queue: ctx.hasher.queued(),
+        now: ctx.now(),
         registry_version: ctx.registry.load().version,
         clock_behind: ctx.clock.behind(),
         database: database.ok(),

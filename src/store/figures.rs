@@ -1,14 +1,17 @@
 //! What an operator watches of the database, counted when it is asked for.
 
-use diesel::dsl::max;
+use diesel::dsl::{max, min};
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::{BigInt, Text};
 
+use crate::clock::UnixTime;
 use crate::metrics::{DatabaseReadings, Delivery};
 
 use super::conn::on_backend;
-use super::schema::revocations;
+use super::outbox::OutboxKind;
+use super::registry::version;
+use super::schema::{outbox, revocations};
 use super::{Store, StoreError};
 
 #[derive(QueryableByName)]
@@ -39,10 +42,21 @@ impl Store {
             let newest = revocations::table.select(max(revocations::sequence));
             let newest: Option<i64> = on_backend!(conn, |c| newest.get_result(c))
                 .map_err(StoreError::operation("asking for the newest revocation"))?;
+            let untold = outbox::table
+                .filter(outbox::kind.eq(OutboxKind::Logout.as_str()))
+                .filter(outbox::delivered_at.is_null().and(outbox::given_up_at.is_null()))
+                .select(min(outbox::created_at));
+            let untold: Option<i64> = on_backend!(conn, |c| untold.get_result(c))
+                .map_err(StoreError::operation("asking for the oldest logout token that waits"))?;
             let counted: Vec<Counted> = on_backend!(conn, |c| sql_query(DELIVERIES).load(c))
                 .map_err(StoreError::operation("counting deliveries"))?;
             let labelled = counted.into_iter().map(|Counted { kind, state, items }| (Delivery { kind, state }, items));
-            Ok(DatabaseReadings { revocation_sequence: newest.unwrap_or(0), deliveries: labelled.collect() })
+            Ok(DatabaseReadings {
+                revocation_sequence: newest.unwrap_or(0),
+                oldest_untold: untold.map(UnixTime::from_millis),
+                registry_version: version(conn)?,
+                deliveries: labelled.collect(),
+            })
         })
         .await
     }

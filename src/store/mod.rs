@@ -289,6 +289,24 @@ impl Store {
         self.write_one(registry::touch).await
     }
 
+    /// Whether every migration that this version knows has been made. What a newer version added beside them is its own.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn is_schema_current(&self) -> Result<bool, StoreError> {
+        self.read(|conn| {
+            let applied = sql_query("SELECT version FROM __diesel_schema_migrations");
+            let applied: Vec<Version> = on_backend!(conn, |c| applied.load(c))
+                .map_err(StoreError::operation("asking for the migrations that were made"))?;
+            let known = match conn {
+                Conn::Sqlite(_) => known_versions::<diesel::sqlite::Sqlite>(&SQLITE_MIGRATIONS)?,
+                Conn::Pg(_) => known_versions::<diesel::pg::Pg>(&postgres::MIGRATIONS)?,
+            };
+            Ok(known.iter().all(|version| applied.iter().any(|made| made.version == *version)))
+        })
+        .await
+    }
+
     /// One transaction, whole or not at all, even when whoever asked hangs up.
     async fn write<T: Send + 'static>(
         &self,
@@ -404,12 +422,23 @@ where
     DB: diesel::backend::Backend,
     EmbeddedMigrations: MigrationSource<DB>,
 {
-    let failed = |error: Box<dyn std::error::Error + Send + Sync>| StoreError::Migration(error.to_string());
-    let known = MigrationSource::<DB>::migrations(embedded).map_err(failed)?;
-    let known: Vec<String> = known.iter().map(|migration| migration.name().version().to_string()).collect();
-    let applied = conn.applied_migrations().map_err(failed)?;
+    let known = known_versions::<DB>(embedded)?;
+    let applied = conn.applied_migrations().map_err(migration_failed)?;
     if let Some(newer) = applied.iter().map(ToString::to_string).find(|version| !known.contains(version)) {
         return Err(StoreError::NewerSchema(newer));
     }
     Ok(applied.len() < known.len())
+}
+
+fn known_versions<DB: diesel::backend::Backend>(embedded: &EmbeddedMigrations) -> Result<Vec<String>, StoreError>
+where
+    EmbeddedMigrations: MigrationSource<DB>,
+{
+    let known = MigrationSource::<DB>::migrations(embedded).map_err(migration_failed)?;
+    Ok(known.iter().map(|migration| migration.name().version().to_string()).collect())
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "as map_err hands it over")]
+fn migration_failed(error: Box<dyn std::error::Error + Send + Sync>) -> StoreError {
+    StoreError::Migration(error.to_string())
 }

@@ -48,6 +48,12 @@ pub(super) fn changed(conn: &mut Conn) -> Result<(), StoreError> {
     tell(conn).map_err(StoreError::operation("telling of a change"))
 }
 
+/// The change counter.
+pub(super) fn version(conn: &mut Conn) -> Result<i64, StoreError> {
+    on_backend!(conn, |c| counters::table.find(REGISTRY).select(counters::value).first(c))
+        .map_err(StoreError::operation("reading the change counter"))
+}
+
 /// Writes the counter as it stands: proves that the database takes writes, and changes nothing.
 pub(super) fn touch(conn: &mut Conn) -> Result<(), StoreError> {
     let same = diesel::update(counters::table.find(REGISTRY)).set(counters::value.eq(counters::value));
@@ -151,11 +157,7 @@ impl Store {
     /// # Errors
     /// When the database cannot be read.
     pub async fn registry_version(&self) -> Result<i64, StoreError> {
-        self.read(|conn| {
-            on_backend!(conn, |c| counters::table.find(REGISTRY).select(counters::value).first(c))
-                .map_err(StoreError::operation("reading the change counter"))
-        })
-        .await
+        self.read(version).await
     }
 
     /// Everything registered, with the counter read first: a change in between is seen again, never missed.

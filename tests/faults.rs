@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use diesel::connection::SimpleConnection as _;
 use diesel::prelude::*;
 use support::app::Tokens;
+use support::clock::FalseClock;
 use support::server::free_port;
 use support::{Answer, TestServer, World, get, post, send, wait_for, wait_until};
 
@@ -40,44 +41,6 @@ fn reads_go_on(w: &World, access: &str) {
 }
 
 // ---- The clock ----
-
-/// A machine whose clock the test sets: libfaketime between the server and the system, told by a file.
-struct FalseClock {
-    file: PathBuf,
-    folder: tempfile::TempDir,
-}
-
-impl FalseClock {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let clock = Self { file: folder.path().join("clock"), folder };
-        clock.set("+0");
-        clock
-    }
-
-    /// So far from the true time.
-    fn set(&self, offset: &str) {
-        let next = self.folder.path().join("next");
-        fs::write(&next, offset).unwrap();
-        // Whoever reads meanwhile finds one or the other.
-        fs::rename(next, &self.file).unwrap();
-    }
-
-    fn environment(&self) -> Vec<(&'static str, String)> {
-        let name = "faketime/libfaketimeMT.so.1";
-        let folders =
-            fs::read_dir("/usr/lib").unwrap().map(|entry| entry.unwrap().path()).chain([PathBuf::from("/usr/lib")]);
-        let library = folders.map(|folder| folder.join(name)).find(|path| path.exists());
-        let library = library.expect("libfaketime is missing; scripts/test installs it");
-        vec![
-            ("LD_PRELOAD", library.display().to_string()),
-            ("FAKETIME_TIMESTAMP_FILE", self.file.display().to_string()),
-            ("FAKETIME_NO_CACHE", "1".to_owned()),
-            // The count of elapsed time is the system's, and nobody sets it.
-            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
-        ]
-    }
-}
 
 #[test]
 fn a_clock_set_back_brings_nothing_to_life_and_time_goes_on() {
@@ -141,6 +104,15 @@ fn a_clock_set_back_brings_nothing_to_life_and_time_goes_on() {
     let tokens = w.web.tokens(&w.browser(), "openid");
     clock.set("-59m");
     assert!(!w.web.is_active(tokens.access()));
+    // A day ahead, and back: what that day ended has ended, and the next one is told from there.
+    let chain = w.web.tokens(&w.browser(), "openid offline_access");
+    clock.set("+1d");
+    assert!(!w.web.is_active(chain.access()));
+    let next = Tokens(w.web.refresh(chain.refresh()).ok());
+    clock.set("+0");
+    assert!(!w.web.is_active(chain.access()) && w.web.is_active(next.access()), "a day back");
+    assert!(behind() >= 86_390, "{}", behind());
+    wait_for("the token's end", || (!w.web.is_active(next.access())).then_some(()));
 }
 
 // ---- The disk ----
@@ -396,4 +368,66 @@ fn ten_thousand_idle_and_two_thousand_slow_connections_disturb_nobody() {
     drop(kept);
     let posted = post(w.server.url("/token"), &[("grant_type", "client_credentials")]);
     assert_eq!(send(w.machine.authenticated(posted)).status, 200);
+}
+
+/// Refreshes by so many clients at once for so long: how many were done each second, and how many were told to come again.
+fn refreshes(w: &World, tokens: &mut [String], span: Duration) -> (f64, usize) {
+    let start = Instant::now();
+    let counts: Vec<(u32, usize)> = std::thread::scope(|scope| {
+        let clients: Vec<_> = tokens
+            .iter_mut()
+            .map(|token| {
+                scope.spawn(move || {
+                    let (mut done, mut refused) = (0, 0);
+                    while start.elapsed() < span {
+                        let answer = w.web.refresh(token);
+                        if answer.status == 200 {
+                            *token = answer.text("refresh_token");
+                            done += 1;
+                        } else {
+                            not_now(&answer);
+                            refused += 1;
+                        }
+                    }
+                    (done, refused)
+                })
+            })
+            .collect();
+        clients.into_iter().map(|client| client.join().unwrap()).collect()
+    });
+    let done: u32 = counts.iter().map(|count| count.0).sum();
+    (f64::from(done) / start.elapsed().as_secs_f64(), counts.iter().map(|count| count.1).sum())
+}
+
+#[test]
+fn many_more_token_requests_than_there_is_room_for_get_no_less_done() {
+    let operator = format!("127.0.0.1:{}", free_port());
+    let w = World::new(&[("COUNTERSIGN_METRICS__LISTEN", &operator)]);
+    let browser = w.browser();
+    let mut tokens: Vec<_> =
+        (0..96).map(|_| w.web.tokens(&browser, "openid offline_access").refresh().to_owned()).collect();
+    let span = Duration::from_secs(2);
+    let (peak, _) = refreshes(&w, &mut tokens[..32], span);
+    let (storm, refused) = std::thread::scope(|scope| {
+        let storm = scope.spawn(|| refreshes(&w, &mut tokens, 2 * span));
+        std::thread::sleep(span);
+        let page = get(format!("http://{operator}/metrics")).body;
+        let queued = page.lines().find_map(|line| line.strip_prefix("countersign_store_write_queue ")).unwrap();
+        assert!(queued.parse::<usize>().unwrap() <= 1024, "{queued}");
+        storm.join().unwrap()
+    });
+    let start = Instant::now();
+    let mut slowest = Duration::ZERO;
+    while start.elapsed() < Duration::from_millis(500) {
+        let begun = Instant::now();
+        let answer = w.web.refresh(&tokens[0]);
+        tokens[0] = answer.text("refresh_token");
+        slowest = slowest.max(begun.elapsed());
+    }
+    println!(
+        "{peak:.0} refreshes a second by 32 at once, {storm:.0} by 96 ({refused} told to come again); then {slowest:?} at worst"
+    );
+    // 0.9 on a machine that does nothing else.
+    assert!(storm > 0.6 * peak, "{peak} {storm}");
+    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
 }

@@ -1,6 +1,7 @@
 //! Several servers on one PostgreSQL: races have one winner wherever they run, any request of a flow may go to any server,
 //! a change is everywhere within a second, and what happens to one server costs the others nothing.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+#![allow(clippy::print_stdout, reason = "what was measured is printed")]
 
 mod support;
 
@@ -8,6 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use support::app::Tokens;
+use support::clock::FalseClock;
 use support::gate::Gate;
 use support::http::try_send;
 use support::phone::enrol;
@@ -33,16 +36,22 @@ impl Nodes {
 
     /// On databases that are reached by different ways.
     fn on(url_of_a: &str, url_of_b: &str, env: &[(&str, &str)]) -> Self {
+        Self::apart(url_of_a, url_of_b, env, &[])
+    }
+
+    /// With `env_of_b` for the second one alone.
+    fn apart(url_of_a: &str, url_of_b: &str, env: &[(&str, &str)], env_of_b: &[(&str, &str)]) -> Self {
         let balancer = Gate::to(&[]);
         let issuer = format!("http://{}", balancer.address);
-        let node = |url| {
-            let mut env = env.to_vec();
+        let node = |url, more: &[(&str, &str)]| {
+            let mut env: Vec<(&str, &str)> = env.to_vec();
+            env.extend(more);
             env.push(("COUNTERSIGN_DATABASE_URL", url));
             env.push(("COUNTERSIGN_DATABASE__CONNECTIONS", "8"));
             env.push(("COUNTERSIGN_KEY_ENCRYPTION_KEY", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="));
             TestServer::node(&issuer, &env)
         };
-        let (a, b) = (node(url_of_a), node(url_of_b));
+        let (a, b) = (node(url_of_a, &[]), node(url_of_b, env_of_b));
         a.user("ada");
         let web = a.client(&json!({
             "client_name": "Web", "redirect_uris": ["https://web.example/callback"], "skip_consent": true,
@@ -284,4 +293,192 @@ fn one_server_after_another_starts_anew_under_load_and_no_request_fails() {
     });
     assert!(done.load(Ordering::Relaxed) > 40);
     drop(HTTP.get(nodes.a.url("/health/ready")).send().unwrap());
+}
+
+/// How a server is lost.
+#[derive(Clone, Copy, Debug)]
+enum Loss {
+    Killed,
+    Frozen,
+    /// From the balancer, and from the database.
+    CutOff,
+}
+
+impl Loss {
+    fn strike(self, server: &TestServer, way: &Gate) {
+        match self {
+            Self::Killed => server.kill(),
+            Self::Frozen => server.signal("STOP"),
+            Self::CutOff => way.refuse(),
+        }
+    }
+
+    fn mend(self, server: &TestServer, way: &Gate) {
+        match self {
+            Self::Killed => drop(server.start()),
+            Self::Frozen => server.signal("CONT"),
+            Self::CutOff => way.open(),
+        }
+        wait_for("the server to be back", || (get(server.url("/health/ready")).status == 200).then_some(()));
+    }
+}
+
+/// Before each step of a flow the server is lost that did the one before, and the other goes on.
+fn walk_with(loss: Loss) {
+    let direct = shared().database();
+    let ways = [Gate::to(&[shared().port]), Gate::to(&[shared().port])];
+    let through = |way: &Gate| direct.replace(&shared().port.to_string(), &way.address.port().to_string());
+    let nodes = Nodes::on(&through(&ways[0]), &through(&ways[1]), &[]);
+    let app = nodes.a.client(&json!({
+        "client_name": "Third", "redirect_uris": ["https://third.example/callback"], "scope": "openid offline_access",
+        "grant_types": ["authorization_code", "refresh_token"],
+    }));
+    wait_for("the other to know the client", || nodes.b.knows(&app.at(&nodes.b)).then_some(()));
+    let home = format!("{}/", nodes.a.issuer);
+    let first = Browser::hopping(&nodes.a);
+    first.sign_in_as(&first.open(&home), "ada", PASSWORD).is("home-page");
+    let (phone, _) = enrol(&nodes.a, &first);
+
+    let servers = [&nodes.a, &nodes.b];
+    let lost = std::cell::Cell::new(None::<usize>);
+    // As a balancer does that asks for readiness.
+    let lose = || -> App {
+        if let Some(back) = lost.get() {
+            loss.mend(servers[back], &ways[back]);
+        }
+        let gone = lost.get().map_or(0, |back| 1 - back);
+        nodes.balancer.set_targets(&[servers[1 - gone].port()]);
+        loss.strike(servers[gone], &ways[gone]);
+        lost.set(Some(gone));
+        app.at(servers[1 - gone])
+    };
+    let browser = Browser::hopping(&nodes.a);
+    lose();
+    let page = browser.open(app.request().with("scope", "openid offline_access").with("prompt", "consent").url());
+    lose();
+    let page = browser.sign_in_as(&page, "ada", PASSWORD);
+    page.is("mfa-page");
+    lose();
+    let page = browser.press(&page, "mfa-submit", &[("code", &phone.code())]);
+    page.is("consent-page");
+    lose();
+    let code = browser.press(&page, "consent-allow", &[]).code();
+    let tokens = Tokens(lose().redeem(&code).ok());
+    let next = Tokens(lose().refresh(tokens.refresh()).ok());
+    assert!(lose().is_active(next.access()));
+    lose().revoke(next.refresh());
+    assert!(!lose().is_active(next.access()), "{loss:?}: revoked at a server that is lost");
+    lose();
+    let page = browser.open(&home);
+    lose();
+    browser.press(&page, "sign-out", &[]);
+    lose();
+    let page = browser.open(app.request().url());
+    page.is("login-page");
+    if let Some(back) = lost.get() {
+        loss.mend(servers[back], &ways[back]);
+    }
+}
+
+#[test]
+fn each_step_of_a_flow_goes_on_at_the_other_server_when_one_is_killed() {
+    walk_with(Loss::Killed);
+}
+
+#[test]
+fn each_step_of_a_flow_goes_on_at_the_other_server_when_one_stands_still() {
+    walk_with(Loss::Frozen);
+}
+
+#[test]
+fn each_step_of_a_flow_goes_on_at_the_other_server_when_one_is_cut_off() {
+    walk_with(Loss::CutOff);
+}
+
+#[test]
+fn a_server_that_is_killed_under_load_costs_what_was_in_flight_and_no_more() {
+    let nodes = Nodes::new(&[]);
+    let browser = Browser::hopping(&nodes.a);
+    let chains: Vec<_> = (0..4).map(|_| nodes.web.tokens(&browser, "openid offline_access")).collect();
+    let (stop, done) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let rounds = std::env::var("TEST_LOSSES").map_or(3, |value| value.parse().unwrap());
+    let mut kills = Vec::new();
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = chains
+            .iter()
+            .map(|tokens| {
+                let (nodes, stop, done) = (&nodes, &stop, &done);
+                scope.spawn(move || {
+                    let (mut token, mut lost, mut longest) = (tokens.refresh().to_owned(), Vec::new(), Duration::ZERO);
+                    while !stop.load(Ordering::Relaxed) {
+                        let begun = Instant::now();
+                        let fields = [("grant_type", "refresh_token"), ("refresh_token", token.as_str())];
+                        let request = nodes.web.authenticated(support::post(nodes.web.url("/token"), &fields));
+                        match try_send(request.header("connection", "close")) {
+                            Ok(answer) => {
+                                // The same again, after an answer that was lost, gets the same successor.
+                                assert_eq!(answer.status, 200, "{answer:?}");
+                                token = answer.text("refresh_token");
+                                done.fetch_add(1, Ordering::Relaxed);
+                                longest = longest.max(begun.elapsed());
+                            }
+                            Err(_) => lost.push((begun, Instant::now())),
+                        }
+                    }
+                    (lost, longest)
+                })
+            })
+            .collect();
+        for round in 0..rounds {
+            let gone = if round % 2 == 0 { &nodes.a } else { &nodes.b };
+            let before = done.load(Ordering::Relaxed);
+            wait_for("some load", || (done.load(Ordering::Relaxed) > before + 20).then_some(()));
+            let killing = Instant::now();
+            gone.kill();
+            kills.push((killing, Instant::now()));
+            let before = done.load(Ordering::Relaxed);
+            wait_for("the other to go on", || (done.load(Ordering::Relaxed) > before + 20).then_some(()));
+            gone.start();
+        }
+        stop.store(true, Ordering::Relaxed);
+        let told: Vec<_> = clients.into_iter().map(|client| client.join().unwrap()).collect();
+        let longest = told.iter().map(|one| one.1).max().unwrap();
+        let lost: Vec<_> = told.iter().flat_map(|one| &one.0).collect();
+        let (done, in_flight) = (done.load(Ordering::Relaxed), lost.len());
+        println!("{rounds} kills, {done} refreshes, {in_flight} lost in flight, {longest:?} at worst");
+        assert!(in_flight <= 4 * rounds && longest < 5 * SECOND, "{in_flight} {longest:?}");
+        for (begun, ended) in lost {
+            let under_way = kills.iter().any(|(before, after)| begun <= after && ended >= before);
+            assert!(under_way, "a request was lost that was not in flight at a kill");
+        }
+    });
+}
+
+#[test]
+fn two_servers_whose_clocks_are_half_a_minute_apart_work_together() {
+    let clock = FalseClock::new();
+    clock.set("+30");
+    let environment = clock.environment();
+    let ahead: Vec<_> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let url = shared().database();
+    let nodes = Nodes::apart(&url, &url, &[("COUNTERSIGN_REFRESH_TOKEN__REUSE_LEEWAY", "0s")], &ahead);
+    let browser = Browser::hopping(&nodes.a);
+    for _ in 0..4 {
+        let code = nodes.web.code(&browser, "openid offline_access");
+        let answers = nodes.race(|app| app.redeem(&code));
+        assert_eq!(winners(&answers), 1, "{answers:?}");
+        // Its losers were reuse, so another is asked for what follows. Nobody is signed out meanwhile.
+        let page = browser.open(nodes.web.request().with("scope", "openid offline_access").url());
+        let tokens = Tokens(nodes.web.redeem(&page.code()).ok());
+        for server in [&nodes.a, &nodes.b] {
+            let app = nodes.web.at(server);
+            assert!(app.is_active(tokens.access()) && app.is_active(tokens.refresh()));
+            assert_eq!(app.userinfo(tokens.access()).status, 200);
+        }
+        let answers = nodes.race(|app| app.refresh(tokens.refresh()));
+        assert_eq!(winners(&answers), 1, "{answers:?}");
+        assert!(
+            !nodes.web.at(&nodes.a).is_active(tokens.refresh()) && !nodes.web.at(&nodes.b).is_active(tokens.refresh())
+        );
+    }
 }

@@ -1,5 +1,6 @@
 //! PostgreSQL itself: what is asked of it at the start, how it is reached, and what happens when it is not there.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+#![allow(clippy::print_stdout, reason = "what was measured is printed")]
 
 mod support;
 
@@ -8,13 +9,23 @@ use std::time::{Duration, Instant};
 use diesel::connection::SimpleConnection as _;
 use diesel::{Connection as _, PgConnection};
 use serde_json::json;
+use support::app::Tokens;
+use support::gate::Gate;
+use support::http::try_send;
 use support::postgres::{Cluster, execute, shared};
-use support::{App, Browser, TestServer, get, wait_for};
+use support::server::free_port;
+use support::{App, Browser, TestServer, get, post, wait_for};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 fn serving(url: &str) -> (TestServer, App) {
-    let server = TestServer::prepare(&[("COUNTERSIGN_DATABASE_URL", url), ("COUNTERSIGN_DATABASE__CONNECTIONS", "4")]);
+    serving_with(url, &[])
+}
+
+fn serving_with(url: &str, env: &[(&str, &str)]) -> (TestServer, App) {
+    let mut all = vec![("COUNTERSIGN_DATABASE_URL", url), ("COUNTERSIGN_DATABASE__CONNECTIONS", "4")];
+    all.extend(env);
+    let server = TestServer::prepare(&all);
     server.user("ada");
     let web = server.client(&json!({
         "redirect_uris": ["https://web.example/callback"], "skip_consent": true,
@@ -68,6 +79,122 @@ fn a_database_that_is_away_costs_503_within_its_time_and_no_restart() {
         token = answer.text("refresh_token");
     }
     assert!(web.is_active(&token));
+}
+
+/// A server whose way to the database leads through a gate, one of its applications, and the operator's address.
+fn behind_a_gate(env: &[(&str, &str)]) -> (Gate, TestServer, App) {
+    let gate = Gate::to(&[shared().port]);
+    let url = shared().database().replace(&shared().port.to_string(), &gate.address.port().to_string());
+    let (server, web) = serving_with(&url, env);
+    (gate, server, web)
+}
+
+#[test]
+fn a_database_that_takes_five_seconds_to_answer_costs_503_and_nothing_piles_up() {
+    let operator = format!("127.0.0.1:{}", free_port());
+    let (gate, server, web) = behind_a_gate(&[("COUNTERSIGN_METRICS__LISTEN", &operator)]);
+    let token = web.tokens(&Browser::new(&server), "openid offline_access").refresh().to_owned();
+    let metric = |page: &str, name: &str| -> f64 {
+        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name}:\n{page}")).parse().unwrap()
+    };
+    gate.slow_down(5 * SECOND);
+    let start = Instant::now();
+    let mut documents = Vec::new();
+    std::thread::scope(|scope| {
+        // Far more than there are connections to the database, for longer than one of its answers takes; some who wait,
+        // some who go at once and come again.
+        let crowd: Vec<_> = (0..20)
+            .map(|_| {
+                scope.spawn(|| {
+                    while start.elapsed() < 6 * SECOND {
+                        let begun = Instant::now();
+                        let answer = web.post("/introspect", &[("token", &token)]);
+                        // One that was under way when the database became slow may still come through.
+                        assert!(answer.status == 503 || begun < start + SECOND / 10, "{answer:?}");
+                        assert!(!answer.header("retry-after").is_empty() || answer.status == 200, "{answer:?}");
+                        assert!(begun.elapsed() <= 3 * SECOND, "{:?}", begun.elapsed());
+                    }
+                })
+            })
+            .collect();
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while start.elapsed() < 6 * SECOND {
+                    let request = post(web.url("/introspect"), &[("token", &token)]).timeout(SECOND / 50);
+                    drop(try_send(web.authenticated(request)));
+                }
+            });
+        }
+        while start.elapsed() < 6 * SECOND {
+            for path in ["/jwks", "/.well-known/openid-configuration", "/health/live"] {
+                let begun = Instant::now();
+                assert_eq!(get(server.url(path)).status, 200, "{path}");
+                documents.push(begun.elapsed());
+            }
+        }
+        let page = get(format!("http://{operator}/metrics")).body;
+        let queued = metric(&page, "countersign_store_write_queue");
+        println!("{queued} wait");
+        assert!((100.0..=1024.0).contains(&queued), "{queued}");
+        assert!(metric(&page, "countersign_database_up") < 0.5, "{page}");
+        for one in crowd {
+            one.join().unwrap();
+        }
+    });
+    documents.sort();
+    let p99 = documents[documents.len() * 99 / 100];
+    println!("{} documents meanwhile, p99 {p99:?}, {:?} at worst", documents.len(), documents.last().unwrap());
+    // 20 ms on a quiet machine; this one runs other tests meanwhile.
+    assert!(p99 < SECOND / 10, "{p99:?}");
+    gate.slow_down(Duration::ZERO);
+    let start = Instant::now();
+    let answer =
+        wait_for("the database to be fast again", || Some(web.refresh(&token)).filter(|answer| answer.status != 503));
+    println!("good again after {:?}", start.elapsed());
+    assert!(start.elapsed() < 5 * SECOND, "{:?}", start.elapsed());
+    answer.ok();
+}
+
+#[test]
+fn a_connection_that_is_cut_in_the_middle_of_a_change_leaves_all_of_it_or_nothing() {
+    let (gate, server, web) = behind_a_gate(&[("COUNTERSIGN_REFRESH_TOKEN__REUSE_LEEWAY", "0s")]);
+    let browser = Browser::new(&server);
+    let (mut told, mut done) = ([0, 0], 0);
+    for round in 0..48 {
+        wait_for("the database", || (get(server.url("/health/ready")).status == 200).then_some(()));
+        let code = web.code(&browser, "openid offline_access");
+        let tokens = (round % 3 != 0).then(|| Tokens(web.redeem(&code).ok()));
+        // At each of the first messages that a change consists of, the commit among them.
+        gate.cut_after(round / 3 % 6);
+        let answer = match (&tokens, round % 3) {
+            (None, _) => web.redeem(&code),
+            (Some(tokens), 1) => web.refresh(tokens.refresh()),
+            (Some(tokens), _) => web.post("/revoke", &[("token", tokens.refresh())]),
+        };
+        gate.cut_after(-1);
+        assert!(matches!(answer.status, 200 | 503), "{answer:?}");
+        told[usize::from(answer.status == 503)] += 1;
+        wait_for("the database", || (get(server.url("/health/ready")).status == 200).then_some(()));
+        // What was told is so; what was not may be, whole.
+        let happened = match (&tokens, round % 3) {
+            (None, _) => web.redeem(&code).status != 200,
+            (Some(tokens), 1) => {
+                let spent = !web.is_active(tokens.refresh());
+                assert_eq!(web.refresh(tokens.refresh()).status, if spent { 400 } else { 200 });
+                spent
+            }
+            (Some(tokens), _) => {
+                let ended = !web.is_active(tokens.refresh());
+                assert_eq!(web.is_active(tokens.access()), !ended);
+                ended
+            }
+        };
+        assert!(happened || answer.status == 503, "round {round}: told as done and is not: {answer:?}");
+        done += usize::from(happened && answer.status == 503);
+    }
+    println!("{} told as done, {} as 503, of which {done} were done all the same", told[0], told[1]);
+    assert!(told[1] > 10 && done > 0 && done < told[1], "{told:?} {done}: not cut in the middle");
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! What lies between two machines, in the hands of a test: TCP connections that are handed to one of several targets, and
-//! that can be refused, cut, or left without an answer.
+//! that can be refused, cut, slowed down, or left without an answer.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const OPEN: u8 = 0;
 const REFUSING: u8 = 1;
@@ -15,6 +15,10 @@ struct Shared {
     targets: Mutex<Vec<SocketAddr>>,
     turn: AtomicUsize,
     state: AtomicU8,
+    /// What each answer is held back, in milliseconds.
+    delay: AtomicU64,
+    /// Messages to the server until one is the last of its connection; negative where none is.
+    until_cut: AtomicI64,
     live: Mutex<Vec<TcpStream>>,
 }
 
@@ -32,6 +36,8 @@ impl Gate {
             targets: Mutex::new(addresses(ports)),
             turn: AtomicUsize::new(0),
             state: AtomicU8::new(OPEN),
+            delay: AtomicU64::new(0),
+            until_cut: AtomicI64::new(-1),
             live: Mutex::default(),
         });
         let here = Arc::clone(&shared);
@@ -61,6 +67,16 @@ impl Gate {
         self.shared.state.store(SILENT, Ordering::SeqCst);
     }
 
+    /// Holds each answer back for so long.
+    pub fn slow_down(&self, delay: Duration) {
+        self.shared.delay.store(u64::try_from(delay.as_millis()).unwrap(), Ordering::SeqCst);
+    }
+
+    /// Cuts one connection once so many more messages have gone to the server, whose answer to the last is lost.
+    pub fn cut_after(&self, messages: i64) {
+        self.shared.until_cut.store(messages, Ordering::SeqCst);
+    }
+
     pub fn open(&self) {
         self.shared.state.store(OPEN, Ordering::SeqCst);
     }
@@ -83,15 +99,21 @@ impl Shared {
         self.live.lock().unwrap().extend([client.try_clone().unwrap(), server.try_clone().unwrap()]);
         let back = (server.try_clone().unwrap(), client.try_clone().unwrap());
         let here = Arc::clone(&self);
-        std::thread::spawn(move || here.pass(back.0, back.1));
-        self.pass(client, server);
+        std::thread::spawn(move || here.pass(back.0, back.1, true));
+        self.pass(client, server, false);
     }
 
-    fn pass(&self, mut from: TcpStream, mut to: TcpStream) {
+    fn pass(&self, mut from: TcpStream, mut to: TcpStream, answers: bool) {
         let mut buffer = [0; 16 * 1024];
         while let Ok(read @ 1..) = from.read(&mut buffer) {
-            while self.state.load(Ordering::SeqCst) == SILENT {
+            let start = Instant::now();
+            let late = || answers && start.elapsed() < Duration::from_millis(self.delay.load(Ordering::SeqCst));
+            while self.state.load(Ordering::SeqCst) == SILENT || late() {
                 std::thread::sleep(Duration::from_millis(10));
+            }
+            let cut = !answers && self.until_cut.fetch_sub(1, Ordering::SeqCst) == 0;
+            if cut {
+                let _ = from.shutdown(Shutdown::Both);
             }
             if to.write_all(&buffer[..read]).is_err() {
                 break;

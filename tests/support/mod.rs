@@ -7,12 +7,15 @@
 pub mod app;
 pub mod browser;
 pub mod chromium;
+pub mod clock;
 pub mod gate;
 pub mod http;
 pub mod jose;
+pub mod journal;
 pub mod mail;
 pub mod phone;
 pub mod postgres;
+pub mod power;
 pub mod receiver;
 pub mod server;
 

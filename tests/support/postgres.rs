@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use countersign::config::DatabaseUrl;
 use diesel::connection::SimpleConnection as _;
-use diesel::{Connection as _, PgConnection, SqliteConnection};
+use diesel::{Connection as _, PgConnection, RunQueryDsl as _, SqliteConnection};
 use tempfile::TempDir;
 
 use super::server::free_port;
@@ -44,8 +44,11 @@ pub fn execute(url: &str, statements: &str) {
     }
 }
 
-/// A program of PostgreSQL, of the newest version that is installed.
+/// A program of PostgreSQL: of the folder that `TEST_POSTGRES_BIN` names, or of the newest version that is installed.
 fn program(name: &str) -> PathBuf {
+    if let Some(folder) = std::env::var_os("TEST_POSTGRES_BIN") {
+        return Path::new(&folder).join(name);
+    }
     let mut versions: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()
@@ -163,18 +166,21 @@ impl Cluster {
 
     /// Stops the server as its operator would: sessions are cut, all is written.
     pub fn stop(&self) {
-        self.end("INT");
-    }
-
-    /// Power loss, as far as processes go.
-    pub fn kill(&self) {
-        self.end("QUIT");
-    }
-
-    fn end(&self, signal: &str) {
         let mut child = self.running.lock().unwrap().take().expect("it does not run");
-        self.signal_server(signal);
+        assert!(kill("INT", &self.pid()));
         super::wait_for("PostgreSQL's end", || (!self.data().join("postmaster.pid").exists()).then_some(()));
+        drop(child.stdin.take());
+        child.wait().unwrap();
+    }
+
+    /// SIGKILL for every process of it: power loss, as far as processes go.
+    pub fn kill(&self) {
+        let mut child = self.running.lock().unwrap().take().expect("it does not run");
+        // At rest it makes no new ones.
+        assert!(kill("STOP", &self.pid()));
+        for process in self.children().iter().chain([&self.pid()]) {
+            kill("KILL", process);
+        }
         drop(child.stdin.take());
         child.wait().unwrap();
     }
@@ -184,8 +190,10 @@ impl Cluster {
         file.lines().next().unwrap().to_owned()
     }
 
-    fn signal_server(&self, signal: &str) {
-        assert!(kill(signal, &self.pid()));
+    fn children(&self) -> Vec<String> {
+        let pid = self.pid();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        children.split_whitespace().map(str::to_owned).collect()
     }
 
     /// Stops every process of the server in its tracks: connections stay open, and nobody answers.
@@ -198,13 +206,38 @@ impl Cluster {
     }
 
     fn signal_all(&self, signal: &str) {
-        self.signal_server(signal);
-        let pid = self.pid();
-        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-        for child in children.split_whitespace() {
+        assert!(kill(signal, &self.pid()));
+        for child in self.children() {
             // It may have ended meanwhile.
-            kill(signal, child);
+            kill(signal, &child);
         }
+    }
+
+    /// Makes this cluster, which must not run, a standby of another: nothing is acknowledged there any more before it is on
+    /// disk here. Both run at the end.
+    pub fn follow(&self, primary: &Self) {
+        primary.stop();
+        drop(std::fs::remove_dir_all(self.data()));
+        let copied = Command::new("cp").arg("-a").args([primary.data(), self.data()]).status().unwrap();
+        assert!(copied.success());
+        primary.write("postgresql.auto.conf", "synchronous_standby_names = '*'\n");
+        let source = format!("host=127.0.0.1 port={} user=countersign", primary.port);
+        self.write("postgresql.auto.conf", &format!("primary_conninfo = '{source}'\n"));
+        self.write("standby.signal", "");
+        primary.run();
+        self.run();
+        let mut conn = PgConnection::establish(&primary.url("postgres")).unwrap();
+        super::wait_for("the standby to follow", || {
+            let count = "(SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync')";
+            let following: i64 =
+                diesel::select(diesel::dsl::sql::<diesel::sql_types::BigInt>(count)).get_result(&mut conn).unwrap();
+            (following == 1).then_some(())
+        });
+    }
+
+    /// Makes a standby the primary.
+    pub fn promote(&self) {
+        execute(&self.url("postgres"), "SELECT pg_promote()");
     }
 
     pub fn url(&self, database: &str) -> String {

@@ -97,6 +97,11 @@ impl TestServer {
         self.child.lock().unwrap().as_ref().expect("it does not run").id()
     }
 
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
     /// Waits for an end that somebody else asked for.
     pub fn end(&self) -> ExitStatus {
         let mut child = self.child.lock().unwrap().take().expect("it does not run");

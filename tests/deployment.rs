@@ -7,11 +7,10 @@ mod support;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -22,24 +21,16 @@ use diesel::connection::SimpleConnection as _;
 use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::sql_types::{Binary, Text};
-use openssl::asn1::Asn1Time;
-use openssl::bn::BigNum;
-use openssl::ec::{EcGroup, EcKey};
-use openssl::hash::MessageDigest;
-use openssl::nid::Nid;
-use openssl::pkey::PKey;
 use openssl::ssl::{HandshakeError, SslConnector, SslMethod, SslStream, SslVerifyMode, SslVersion};
-use openssl::x509::extension::SubjectAlternativeName;
-use openssl::x509::{X509, X509Name};
-use reqwest::blocking::{Client, RequestBuilder};
+use reqwest::blocking::RequestBuilder;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256, Sha512};
 use support::app::Tokens;
 use support::http::try_send;
 use support::server::free_port;
 use support::{
-    Answer, App, Browser, HTTP, PASSWORD, Page, TestServer, VERIFIER, World, claims, form, get, header, post, send,
-    verify, wait_for, wait_until, word,
+    Answer, App, Browser, Certificate, HTTP, PASSWORD, Page, TestServer, VERIFIER, World, claims, form, get, header,
+    post, send, verify, wait_for, wait_until, word,
 };
 use tempfile::TempDir;
 
@@ -95,55 +86,6 @@ fn one_app(env: &[(&str, &str)]) -> (TestServer, App) {
 }
 
 // ---- TLS of its own ----
-
-/// A certificate for this machine that nobody signed but itself.
-struct Certificate {
-    pem: Vec<u8>,
-    key: Vec<u8>,
-    der: Vec<u8>,
-}
-
-impl Certificate {
-    fn new() -> Self {
-        let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
-        let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
-        let mut name = X509Name::builder().unwrap();
-        name.append_entry_by_nid(Nid::COMMONNAME, &word()).unwrap();
-        let name = name.build();
-        let mut builder = X509::builder().unwrap();
-        builder.set_version(2).unwrap();
-        builder.set_serial_number(&BigNum::from_u32(1).unwrap().to_asn1_integer().unwrap()).unwrap();
-        builder.set_subject_name(&name).unwrap();
-        builder.set_issuer_name(&name).unwrap();
-        builder.set_not_before(&Asn1Time::from_unix(0).unwrap()).unwrap();
-        builder.set_not_after(&Asn1Time::days_from_now(1).unwrap()).unwrap();
-        builder.set_pubkey(&key).unwrap();
-        let names = SubjectAlternativeName::new().dns("localhost").build(&builder.x509v3_context(None, None)).unwrap();
-        builder.append_extension(names).unwrap();
-        builder.sign(&key, MessageDigest::sha256()).unwrap();
-        let certificate = builder.build();
-        Self {
-            pem: certificate.to_pem().unwrap(),
-            key: key.private_key_to_pem_pkcs8().unwrap(),
-            der: certificate.to_der().unwrap(),
-        }
-    }
-
-    /// A client that trusts this certificate and no other, and makes a connection for each request.
-    fn client(&self, port: u16) -> Client {
-        // With it comes the provider of cryptography.
-        LazyLock::force(&HTTP);
-        Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .timeout(Duration::from_secs(10))
-            .pool_max_idle_per_host(0)
-            .resolve("localhost", SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
-            .tls_certs_only([reqwest::Certificate::from_pem(&self.pem).unwrap()])
-            .build()
-            .unwrap()
-    }
-}
 
 /// A server at `https://localhost:<port>`.
 struct Site {

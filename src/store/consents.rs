@@ -8,15 +8,15 @@ use crate::crypto::opaque::Digest;
 use crate::domain::activity::{Event, Origin};
 use crate::domain::flow::Progress;
 use crate::domain::grant::Consent;
-use crate::domain::ids::{ClientId, GrantId, UserId};
+use crate::domain::ids::{ClientId, UserId};
 use crate::protocol::scope::Scope;
 
 use super::activity::{NewActivity, note};
 use super::conn::{Conn, on_backend};
+use super::endings::end_grants_between;
 use super::flows::write_progress;
-use super::grants::revoke;
 use super::revocations::{Actor, Reason};
-use super::schema::{consents, grants};
+use super::schema::consents;
 use super::{Store, StoreError};
 
 /// What a person allowed, to be remembered with the step of the flow that it completes.
@@ -116,19 +116,10 @@ impl Store {
             let delete = diesel::delete(consents::table.find((user.as_str(), client.as_str())));
             let forgotten =
                 on_backend!(conn, |c| delete.execute(c)).map_err(StoreError::operation("forgetting a consent"))?;
-            let living = grants::table
-                .filter(grants::user_id.eq(user.as_str()))
-                .filter(grants::client_id.eq(client.as_str()))
-                .filter(grants::revoked_at.is_null())
-                .select(grants::grant_id);
-            let living: Vec<String> =
-                on_backend!(conn, |c| living.load(c)).map_err(StoreError::operation("listing grants"))?;
             let by_command = origin == Origin::default();
             let cause = Reason::ConsentRevoked.by(if by_command { Actor::Operator } else { Actor::Owner });
-            for id in &living {
-                revoke(conn, &GrantId::from_stored(id), &cause, now)?;
-            }
-            let anything = forgotten > 0 || !living.is_empty();
+            let ended = end_grants_between(conn, &user, &client, &cause, now)?;
+            let anything = forgotten > 0 || ended > 0;
             if anything {
                 let taken =
                     NewActivity { user: &user, event: Event::ConsentRevoked, origin: &origin, detail: &client_name };

@@ -1,9 +1,9 @@
-//! Ending things: one write for each kind of thing below what ended, one entry in the log, one statement that queues the logout
-//! tokens; never a loop over rows. All in one transaction.
+//! Ending things: one write for each kind of thing below what ended, one that enters it in the log, one that queues the logout
+//! tokens; never a loop over rows. All in one transaction, and as many statements for ten thousand as for one: a test counts.
 
 use std::time::Duration;
 
-use diesel::dsl::exists;
+use diesel::dsl::{exists, sql};
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::{BigInt, Nullable, Text};
@@ -14,11 +14,11 @@ use crate::domain::activity::{Event, Origin};
 use crate::domain::ids::{ClientId, GrantId, SessionId, UserId};
 
 use super::activity::{NewActivity, note};
-use super::conn::{Conn, first_locked, forget, on_backend, rehearse};
+use super::conn::{Conn, forget, on_backend, rehearse};
 use super::revocations::{
-    Actor, Cause, GRANT, LONGEST_ACCESS_TOKEN, Reason, SESSION, TOKEN, Target, append, take_turn,
+    Actor, Appended, Cause, GRANT, LONGEST_ACCESS_TOKEN, Reason, SESSION, TOKEN, TURN, Target, append,
 };
-use super::schema::{grants, revocations, sessions, users};
+use super::schema::{revocations, sessions, users};
 use super::second_factors::distrust_all;
 use super::sign_outs::{NewSignOut, remember};
 use super::{Store, StoreError};
@@ -62,11 +62,23 @@ pub(super) struct Rule<'a> {
     pub cause: &'a Cause,
 }
 
-/// The values that every statement of a rule is given: `$1` to `$4`.
+impl<'a> Rule<'a> {
+    fn bounds(&self, now: UnixTime) -> Bounds<'a> {
+        Bounds {
+            now: now.millis(),
+            key: self.target.parts().1,
+            other: self.keep.map_or("", SessionId::as_str),
+            before: self.issued_before.map_or(i64::MAX, UnixTime::millis),
+        }
+    }
+}
+
+/// The values that every statement of an ending is given: `$1` to `$4`.
 struct Bounds<'a> {
     now: i64,
     key: &'a str,
-    keep: &'a str,
+    /// The session that goes on; of a consent taken back, its client.
+    other: &'a str,
     before: i64,
 }
 
@@ -83,28 +95,34 @@ fn mark(conn: &mut Conn, text: &str, bounds: &Bounds<'_>) -> Result<usize, Store
     let query = sql_query(numbered(conn, text))
         .bind::<BigInt, _>(bounds.now)
         .bind::<Text, _>(bounds.key)
-        .bind::<Text, _>(bounds.keep)
+        .bind::<Text, _>(bounds.other)
         .bind::<BigInt, _>(bounds.before);
     on_backend!(conn, |c| query.execute(c)).map_err(StoreError::operation("ending what there is"))
 }
 
-/// Writes an entry for each row that was just marked.
-fn enter_each(conn: &mut Conn, select: &str, cause: &Cause, bounds: &Bounds<'_>) -> Result<usize, StoreError> {
-    take_turn(conn)?;
+/// Writes all entries of an ending by one statement, each select giving kind, target and instant; the last number.
+///
+/// On PostgreSQL each row comes out of the turn to append, so that its number is drawn after that (see [`append`]).
+fn enter(conn: &mut Conn, selects: &[String], cause: &Cause, bounds: &Bounds<'_>) -> Result<Option<i64>, StoreError> {
+    let entries = selects.join(" UNION ALL ");
     let text = format!(
-        "INSERT INTO revocations (kind, target, not_before, reason, actor, recorded_at, expires_at) \
-         SELECT {select} = $2 AND session_id <> $3 AND created_at < $4"
+        "{} INSERT INTO revocations (kind, target, not_before, reason, actor, recorded_at, expires_at) \
+         SELECT kind, target, not_before, $5, $6, $1, $7 FROM {} ({entries}) AS entry RETURNING sequence",
+        if matches!(conn, Conn::Pg(_)) { TURN } else { "" },
+        if matches!(conn, Conn::Pg(_)) { "turn," } else { "" },
     );
     let expires_at = UnixTime::from_millis(bounds.now).plus(LONGEST_ACCESS_TOKEN).millis();
     let query = sql_query(numbered(conn, &text))
         .bind::<BigInt, _>(bounds.now)
         .bind::<Text, _>(bounds.key)
-        .bind::<Text, _>(bounds.keep)
+        .bind::<Text, _>(bounds.other)
         .bind::<BigInt, _>(bounds.before)
         .bind::<Text, _>(cause.reason.as_str())
         .bind::<Text, _>(cause.actor.text())
         .bind::<BigInt, _>(expires_at);
-    on_backend!(conn, |c| query.execute(c)).map_err(StoreError::operation("recording revocations"))
+    let entered: Vec<Appended> =
+        on_backend!(conn, |c| query.load(c)).map_err(StoreError::operation("recording revocations"))?;
+    Ok(entered.into_iter().map(|entry| entry.sequence).max())
 }
 
 /// Queues a logout token for each client that was given tokens in a session that was just ended and wants to be told
@@ -134,7 +152,7 @@ fn queue_logouts(
     let query = sql_query(numbered(conn, &text))
         .bind::<BigInt, _>(bounds.now)
         .bind::<Text, _>(bounds.key)
-        .bind::<Text, _>(bounds.keep)
+        .bind::<Text, _>(bounds.other)
         .bind::<BigInt, _>(bounds.before)
         .bind::<Nullable<BigInt>, _>(sequence)
         .bind::<BigInt, _>(UnixTime::from_millis(bounds.now).plus(LOGOUT_TRIED_FOR).millis());
@@ -158,17 +176,10 @@ fn columns(target: Target<'_>) -> (Option<&'static str>, Option<&'static str>) {
 pub(super) fn end(conn: &mut Conn, rule: &Rule<'_>, now: UnixTime) -> Result<Ended, StoreError> {
     let (session_column, grant_column) = columns(rule.target);
     let grant_column = grant_column.filter(|_| !rule.sessions_only);
-    let bounds = Bounds {
-        now: now.millis(),
-        key: rule.target.parts().1,
-        keep: rule.keep.map_or("", SessionId::as_str),
-        before: rule.issued_before.map_or(i64::MAX, UnixTime::millis),
-    };
+    let bounds = rule.bounds(now);
     let mut ended = Ended::default();
     if let Target::User(id) = rule.target {
-        // Whoever is signing in or being given a grant just now (see `hold`) is waited for, and ends with the rest.
-        let person = users::table.find(id.as_str()).select(users::user_id);
-        let _held: Option<String> = first_locked!(conn, person).map_err(StoreError::operation("holding an account"))?;
+        await_person(conn, id)?;
     }
     if let Some(column) = session_column {
         let text = format!(
@@ -184,29 +195,50 @@ pub(super) fn end(conn: &mut Conn, rule: &Rule<'_>, now: UnixTime) -> Result<End
         );
         ended.grants = mark(conn, &text, &bounds)?;
     }
-    let nothing = ended.sessions == 0 && ended.grants == 0;
-    if nothing && (rule.keep.is_some() || matches!(rule.target, Target::Session(_) | Target::Grant(_))) {
+    conclude(conn, rule, ended, now)
+}
+
+/// Whoever is signing in or being given a grant just now (see `hold`) is waited for, and ends with the rest. SQLite has
+/// one writer anyway.
+fn await_person(conn: &mut Conn, user: &UserId) -> Result<(), StoreError> {
+    let Conn::Pg(conn) = conn else { return Ok(()) };
+    let person = users::table.find(user.as_str()).select(users::user_id).for_no_key_update();
+    person.execute(conn).map(drop).map_err(StoreError::operation("holding an account"))
+}
+
+/// Writes what was just marked into the log, and queues the logout tokens.
+fn conclude(conn: &mut Conn, rule: &Rule<'_>, mut ended: Ended, now: UnixTime) -> Result<Ended, StoreError> {
+    let (session_column, grant_column) = columns(rule.target);
+    let bounds = rule.bounds(now);
+    let one = matches!(rule.target, Target::Session(_) | Target::Grant(_));
+    if ended.sessions == 0 && ended.grants == 0 && (rule.keep.is_some() || one) {
         return Ok(ended);
     }
     // What a rule of its own cannot say: that one session of the person goes on, or that what began before an instant in
     // the past ended with what it gave after it.
-    if rule.keep.is_some() || rule.issued_before.is_some() {
-        if let Some(column) = session_column.filter(|_| ended.sessions > 0) {
-            let select =
-                format!("'{SESSION}', session_id, $1, $5, $6, $1, $7 FROM sessions WHERE ended_at = $1 AND {column}");
-            enter_each(conn, &select, rule.cause, &bounds)?;
-        }
-        if let Some(column) = grant_column.filter(|_| ended.grants > 0) {
-            let select =
-                format!("'{GRANT}', grant_id, $1, $5, $6, $1, $7 FROM grants WHERE revoked_at = $1 AND {column}");
-            enter_each(conn, &select, rule.cause, &bounds)?;
+    let by_rows = rule.keep.is_some() || rule.issued_before.is_some();
+    let mut entries = Vec::new();
+    let marked = [
+        (session_column, ended.sessions, SESSION, "session_id", "sessions", "ended_at"),
+        (grant_column, ended.grants, GRANT, "grant_id", "grants", "revoked_at"),
+    ];
+    for (column, rows, kind, id, table, mark) in marked {
+        if let Some(column) = column.filter(|_| by_rows && rows > 0) {
+            entries.push(format!(
+                "SELECT '{kind}' AS kind, {id} AS target, $1 AS not_before FROM {table} \
+                 WHERE {mark} = $1 AND {column} = $2 AND session_id <> $3 AND created_at < $4"
+            ));
         }
     }
-    ended.sequence = match rule.target {
-        // Entered just now.
-        Target::Session(_) | Target::Grant(_) if rule.issued_before.is_some() => last_entry(conn)?,
-        _ if rule.keep.is_some() => last_entry(conn)?,
-        target => Some(append(conn, target, rule.cause, rule.issued_before.unwrap_or(now), now)?),
+    let not_before = rule.issued_before.unwrap_or(now);
+    ended.sequence = if entries.is_empty() {
+        Some(append(conn, rule.target, rule.cause, not_before, now)?)
+    } else {
+        if rule.keep.is_none() && !one {
+            let kind = rule.target.parts().0;
+            entries.push(format!("SELECT '{kind}' AS kind, $2 AS target, {} AS not_before", not_before.millis()));
+        }
+        enter(conn, &entries, rule.cause, &bounds)?
     };
     if let Some(column) = session_column.filter(|_| ended.sessions > 0) {
         ended.told = queue_logouts(conn, column, &bounds, ended.sequence)?;
@@ -214,9 +246,25 @@ pub(super) fn end(conn: &mut Conn, rule: &Rule<'_>, now: UnixTime) -> Result<End
     Ok(ended)
 }
 
-fn last_entry(conn: &mut Conn) -> Result<Option<i64>, StoreError> {
-    let last = revocations::table.select(diesel::dsl::max(revocations::sequence));
-    on_backend!(conn, |c| last.get_result(c)).map_err(StoreError::operation("reading the log's end"))
+/// Ends all that a person let one client have; how many grants those were.
+pub(super) fn end_grants_between(
+    conn: &mut Conn,
+    user: &UserId,
+    client: &ClientId,
+    cause: &Cause,
+    now: UnixTime,
+) -> Result<usize, StoreError> {
+    let bounds = Bounds { now: now.millis(), key: user.as_str(), other: client.as_str(), before: i64::MAX };
+    let which = "user_id = $2 AND client_id = $3 AND created_at < $4";
+    let text = format!("UPDATE grants SET revoked_at = $1 WHERE {which} AND revoked_at IS NULL");
+    let rows = mark(conn, &text, &bounds)?;
+    if rows > 0 {
+        let entry = format!(
+            "SELECT '{GRANT}' AS kind, grant_id AS target, $1 AS not_before FROM grants WHERE revoked_at = $1 AND {which}"
+        );
+        enter(conn, &[entry], cause, &bounds)?;
+    }
+    Ok(rows)
 }
 
 /// Ends all that a person has running: sessions and grants, so that nothing of it can live again.
@@ -244,15 +292,63 @@ pub(super) fn end_others(
     end(conn, &Rule { target, issued_before: None, keep: Some(keep), sessions_only: false, cause }, now)
 }
 
+/// A session that has just ended.
+struct EndedSession {
+    id: SessionId,
+    user: UserId,
+    /// Where it was last seen.
+    origin: Origin,
+    /// Of its grants, those that end with it; they are not marked, but judged by it.
+    below: usize,
+    ended: Ended,
+}
+
+/// Ends the one session that a condition finds, unless it has ended.
+macro_rules! end_session_where {
+    ($conn:expr, $which:expr, $issued_before:expr, $cause:expr, $now:expr) => {{
+        let open = sessions::table
+            .filter($which)
+            .filter(sessions::ended_at.is_null())
+            .filter(sessions::expires_at.gt($now.millis()));
+        let mark = diesel::update(open).set(sessions::ended_at.eq($now.millis())).returning((
+            sessions::session_id,
+            sessions::user_id,
+            sessions::last_address,
+            sessions::user_agent,
+            sql::<BigInt>(
+                "(SELECT count(*) FROM grants WHERE grants.session_id = sessions.session_id AND NOT is_offline \
+                 AND revoked_at IS NULL)",
+            ),
+        ));
+        let row: Option<(String, String, String, String, i64)> =
+            on_backend!($conn, |c| mark.get_result(c).optional()).map_err(StoreError::operation("ending a session"))?;
+        row.map(|row| conclude_session($conn, row, $issued_before, $cause, $now)).transpose()
+    }};
+}
+
+fn conclude_session(
+    conn: &mut Conn,
+    (id, user, address, user_agent, below): (String, String, String, String, i64),
+    issued_before: Option<UnixTime>,
+    cause: &Cause,
+    now: UnixTime,
+) -> Result<EndedSession, StoreError> {
+    let (id, user) = (SessionId::from_stored(id), UserId::from_stored(user));
+    let rule = Rule { target: Target::Session(&id), issued_before, keep: None, sessions_only: false, cause };
+    let ended = conclude(conn, &rule, Ended { sessions: 1, ..Ended::default() }, now)?;
+    let below = usize::try_from(below).unwrap_or(0);
+    Ok(EndedSession { id, user, origin: Origin { address, user_agent }, below, ended })
+}
+
 /// Ends one session, unless it has ended.
 pub(super) fn end_one_session(
     conn: &mut Conn,
     session: &SessionId,
     cause: &Cause,
     now: UnixTime,
-) -> Result<Ended, StoreError> {
-    let target = Target::Session(session);
-    end(conn, &Rule { target, issued_before: None, keep: None, sessions_only: false, cause }, now)
+) -> Result<(), StoreError> {
+    end_session_where!(conn, sessions::session_id.eq(session.as_str()), None, cause, now)?;
+    Ok(())
 }
 
 /// Ends one access token; the number of its entry, unless it had one.
@@ -285,18 +381,11 @@ impl Store {
         now: UnixTime,
     ) -> Result<bool, StoreError> {
         self.write_and_wake(move |conn| {
-            let open = sessions::table
-                .filter(sessions::cookie_digest.eq(cookie.as_bytes().as_slice()))
-                .filter(sessions::ended_at.is_null())
-                .select((sessions::session_id, sessions::user_id));
-            let open: Option<(String, String)> = on_backend!(conn, |c| open.get_result(c).optional())
-                .map_err(StoreError::operation("finding a session"))?;
-            let Some((id, user)) = open else { return Ok(false) };
-            let (id, user) = (SessionId::from_stored(id), UserId::from_stored(user));
-            let ended = end_one_session(conn, &id, &Reason::SignedOut.by(Actor::Owner), now)?;
-            if ended.sessions == 0 {
+            let cause = Reason::SignedOut.by(Actor::Owner);
+            let own = sessions::cookie_digest.eq(cookie.as_bytes().as_slice());
+            let Some(EndedSession { id, user, .. }) = end_session_where!(conn, own, None, &cause, now)? else {
                 return Ok(false);
-            }
+            };
             note(conn, &NewActivity { user: &user, event: Event::SignedOut, origin: &origin, detail: "" }, now)?;
             if let Some(page) = &page {
                 remember(conn, page, &id, now)?;
@@ -318,18 +407,10 @@ impl Store {
         now: UnixTime,
     ) -> Result<bool, StoreError> {
         self.write_and_wake(move |conn| {
-            let own = sessions::table
-                .find(session.as_str())
-                .filter(sessions::user_id.eq(user.as_str()))
-                .select((sessions::last_address, sessions::user_agent));
-            let own: Option<(String, String)> =
-                on_backend!(conn, |c| own.first(c).optional()).map_err(StoreError::operation("finding a session"))?;
-            let Some((address, user_agent)) = own else { return Ok(false) };
             let cause = Reason::SessionEndedByOwner.by(Actor::Owner);
-            if end_one_session(conn, &session, &cause, now)?.sessions == 0 {
-                return Ok(false);
-            }
-            let detail = Origin { address, user_agent }.device();
+            let own = sessions::session_id.eq(session.as_str()).and(sessions::user_id.eq(user.as_str()));
+            let Some(session) = end_session_where!(conn, own, None, &cause, now)? else { return Ok(false) };
+            let detail = session.origin.device();
             let ended = NewActivity { user: &user, event: Event::SessionEnded, origin: &origin, detail: &detail };
             note(conn, &ended, now)?;
             Ok(true)
@@ -396,40 +477,31 @@ fn end_by_operator(
     now: UnixTime,
 ) -> Result<Ended, StoreError> {
     let cause = &Reason::Operator.by(Actor::Operator);
+    let signed_out = |conn: &mut Conn, user: &UserId| {
+        let origin = Origin::default();
+        note(conn, &NewActivity { user, event: Event::SessionEnded, origin: &origin, detail: "" }, now)
+    };
     let target = match ending {
         Ending::All => Target::Issuer,
         Ending::User(id) => Target::User(id),
         Ending::Client(id) => Target::Client(id),
-        Ending::Session(id) => Target::Session(id),
+        Ending::Session(id) => {
+            let began_before = issued_before.map_or(i64::MAX, UnixTime::millis);
+            let which = sessions::session_id.eq(id.as_str()).and(sessions::created_at.lt(began_before));
+            let Some(session) = end_session_where!(conn, which, issued_before, cause, now)? else {
+                return Ok(Ended::default());
+            };
+            signed_out(conn, &session.user)?;
+            return Ok(Ended { grants: session.below, ..session.ended });
+        }
         Ending::Grant(id) => Target::Grant(id),
         Ending::Token(jti) => return Ok(Ended { sequence: end_token(conn, jti, cause, now)?, ..Ended::default() }),
     };
-    // Those of a session are not marked, but end with it.
-    let mut below = 0;
-    let mut person = None;
-    if let Ending::Session(id) = ending {
-        let living = grants::table
-            .filter(grants::session_id.eq(id.as_str()))
-            .filter(grants::is_offline.eq(false))
-            .filter(grants::revoked_at.is_null())
-            .count();
-        let living: i64 =
-            on_backend!(conn, |c| living.get_result(c)).map_err(StoreError::operation("counting grants"))?;
-        below = usize::try_from(living).unwrap_or(0);
-        let owner = sessions::table.find(id.as_str()).select(sessions::user_id);
-        let owner: Option<String> = on_backend!(conn, |c| owner.get_result(c).optional())
-            .map_err(StoreError::operation("finding a session's person"))?;
-        person = owner.map(UserId::from_stored);
-    } else if let Ending::User(id) = ending {
-        person = Some(id.clone());
-    }
-    let mut ended = end(conn, &Rule { target, issued_before, keep: None, sessions_only: false, cause }, now)?;
-    if ended.sessions > 0 {
-        ended.grants += below;
-        if let Some(person) = person {
-            let origin = Origin::default();
-            note(conn, &NewActivity { user: &person, event: Event::SessionEnded, origin: &origin, detail: "" }, now)?;
-        }
+    let ended = end(conn, &Rule { target, issued_before, keep: None, sessions_only: false, cause }, now)?;
+    if let Ending::User(id) = ending
+        && ended.sessions > 0
+    {
+        signed_out(conn, id)?;
     }
     Ok(ended)
 }

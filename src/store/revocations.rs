@@ -136,10 +136,14 @@ pub struct Cause {
 }
 
 #[derive(QueryableByName)]
-struct Appended {
+pub(super) struct Appended {
     #[diesel(sql_type = BigInt)]
-    sequence: i64,
+    pub sequence: i64,
 }
+
+/// PostgreSQL's turn to append, until the transaction's end: an advisory lock under any number that nothing else of ours
+/// uses. The rows to insert come out of it, so their numbers are drawn once the lock was had.
+pub(super) const TURN: &str = "WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock(7009))";
 
 /// Appends one entry: everything of the target issued before `not_before` has ended. It matters until the last access
 /// token that it can touch is dead. Gives its number.
@@ -155,13 +159,11 @@ pub(super) fn append(
 ) -> Result<i64, StoreError> {
     const COLUMNS: &str = "revocations (kind, target, not_before, reason, actor, recorded_at, expires_at)";
     let (kind, target) = target.parts();
-    // The number is drawn for the row that the lock gives out, so after the lock was had.
     let text = match conn {
         Conn::Sqlite(_) => format!("INSERT INTO {COLUMNS} VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING sequence"),
-        Conn::Pg(_) => format!(
-            "WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock({APPENDING})) \
-             INSERT INTO {COLUMNS} SELECT $1, $2, $3, $4, $5, $6, $7 FROM turn RETURNING sequence"
-        ),
+        Conn::Pg(_) => {
+            format!("{TURN} INSERT INTO {COLUMNS} SELECT $1, $2, $3, $4, $5, $6, $7 FROM turn RETURNING sequence")
+        }
     };
     let row = sql_query(text)
         .bind::<Text, _>(kind)
@@ -174,16 +176,6 @@ pub(super) fn append(
     let appended: Appended =
         on_backend!(conn, |c| row.get_result(c)).map_err(StoreError::operation("recording a revocation"))?;
     Ok(appended.sequence)
-}
-
-/// The advisory lock of PostgreSQL that appending takes; any number that nothing else of ours uses.
-const APPENDING: i64 = 7_009;
-
-/// Waits until no other transaction can append before this one's end; for statements that write entries by themselves.
-pub(super) fn take_turn(conn: &mut Conn) -> Result<(), StoreError> {
-    let Conn::Pg(conn) = conn else { return Ok(()) };
-    let lock = sql_query(format!("SELECT pg_advisory_xact_lock({APPENDING})"));
-    lock.execute(conn).map(drop).map_err(StoreError::operation("waiting to record revocations"))
 }
 
 /// The condition that no rule of the log ends what was issued to a target at an instant; one seek in an index.

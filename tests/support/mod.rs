@@ -6,9 +6,11 @@
 
 pub mod app;
 pub mod browser;
+pub mod certificate;
 pub mod chromium;
 pub mod clock;
 pub mod gate;
+pub mod ground;
 pub mod http;
 pub mod jose;
 pub mod journal;
@@ -21,6 +23,7 @@ pub mod server;
 
 pub use app::{App, PASSWORD, VERIFIER, World, challenge, world};
 pub use browser::{Browser, Page};
+pub use certificate::Certificate;
 pub use http::{Answer, HTTP, form, get, post, send};
 pub use jose::{ClientKey, claims, header, verify};
 pub use mail::{Mail, Postmaster, TO_DIRECTORY};

@@ -1,11 +1,16 @@
 //! A receiver of logout tokens on loopback, well-behaved or not.
 
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use openssl::pkey::PKey;
+use openssl::ssl::{SslAcceptor, SslMethod};
+use openssl::x509::X509;
 use url::form_urlencoded;
+
+use super::Certificate;
 
 /// What a receiver does with a request, once it has read it.
 #[derive(Clone, Debug)]
@@ -28,7 +33,7 @@ pub struct Received {
 }
 
 pub struct Receiver {
-    port: u16,
+    pub port: u16,
     received: Arc<Mutex<Vec<Received>>>,
     manner: Arc<Mutex<Manner>>,
     open: Arc<Mutex<usize>>,
@@ -36,6 +41,18 @@ pub struct Receiver {
 
 impl Receiver {
     pub fn start(manner: Manner) -> Self {
+        Self::start_as(manner, None)
+    }
+
+    /// One that is reached at `https://localhost` and shows this certificate.
+    pub fn start_tls(manner: Manner, certificate: &Certificate) -> Self {
+        let mut builder = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls()).unwrap();
+        builder.set_private_key(&PKey::private_key_from_pem(&certificate.key).unwrap()).unwrap();
+        builder.set_certificate(&X509::from_pem(&certificate.pem).unwrap()).unwrap();
+        Self::start_as(manner, Some(builder.build()))
+    }
+
+    fn start_as(manner: Manner, tls: Option<SslAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let own = Self {
             port: listener.local_addr().unwrap().port(),
@@ -47,10 +64,14 @@ impl Receiver {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (received, manner, open) = (Arc::clone(&received), Arc::clone(&manner), Arc::clone(&open));
+                let tls = tls.clone();
                 std::thread::spawn(move || {
                     *open.lock().unwrap() += 1;
-                    // Whoever hangs up in the middle has gone.
-                    let _ = serve(stream, &received, &manner);
+                    // Whoever hangs up in the middle has gone, and so has who does not like the certificate.
+                    let _ = match tls {
+                        None => serve(stream, &received, &manner),
+                        Some(tls) => tls.accept(stream).map_or(Ok(()), |stream| serve(stream, &received, &manner)),
+                    };
                     *open.lock().unwrap() -= 1;
                 });
             }
@@ -60,6 +81,11 @@ impl Receiver {
 
     pub fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    /// Where one with a certificate is.
+    pub fn tls_url(&self, path: &str) -> String {
+        format!("https://localhost:{}{path}", self.port)
     }
 
     pub fn behave(&self, manner: Manner) {
@@ -76,7 +102,11 @@ impl Receiver {
     }
 }
 
-fn serve(mut stream: TcpStream, received: &Mutex<Vec<Received>>, manner: &Mutex<Manner>) -> std::io::Result<()> {
+fn serve(
+    mut stream: impl Read + Write,
+    received: &Mutex<Vec<Received>>,
+    manner: &Mutex<Manner>,
+) -> std::io::Result<()> {
     let mut bytes = Vec::new();
     let mut chunk = [0; 4096];
     let head_end = loop {

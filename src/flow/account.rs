@@ -159,6 +159,20 @@ pub async fn sessions(ctx: &Context, signed_in: &SignedIn, now: UnixTime) -> Res
     Ok(sessions)
 }
 
+/// The applications that could not be told that the person was signed out, by name, and when that was.
+///
+/// # Errors
+/// When the database cannot be read.
+pub async fn untold(ctx: &Context, signed_in: &SignedIn) -> Result<Vec<(String, UnixTime)>, OAuthError> {
+    let untold = ctx.store.list_untold(signed_in.user.id.clone()).await?;
+    let registry = ctx.registry.load();
+    let known = untold.into_iter().filter_map(|untold| {
+        let client = registry.client(untold.client_id.as_str())?;
+        Some((client.name().to_owned(), untold.ended_at))
+    });
+    Ok(known.collect())
+}
+
 /// Ends one session of the person; false when they have none such.
 ///
 /// # Errors

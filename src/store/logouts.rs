@@ -1,9 +1,11 @@
 //! The deliveries of logout tokens as people see them: who has been told, who is being told, who could not be.
 
 use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::{BigInt, Binary, Text};
 
 use crate::clock::UnixTime;
-use crate::domain::ids::{ClientId, SessionId};
+use crate::domain::ids::{ClientId, SessionId, UserId};
 
 use super::conn::on_backend;
 use super::outbox::OutboxKind;
@@ -32,6 +34,24 @@ pub enum DeliveryState {
     Sending,
     Delivered(UnixTime),
     GivenUp(UnixTime),
+}
+
+/// An application that could not be told of a person's sign-out: the last one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Untold {
+    pub client_id: ClientId,
+    pub ended_at: UnixTime,
+}
+
+/// What a person is shown at once.
+const MOST_UNTOLD: i64 = 20;
+
+#[derive(QueryableByName)]
+struct UntoldRow {
+    #[diesel(sql_type = Text)]
+    subject: String,
+    #[diesel(sql_type = BigInt)]
+    ended_at: i64,
 }
 
 /// Which deliveries are meant.
@@ -121,6 +141,31 @@ impl Store {
             })
             .map_err(StoreError::operation("listing deliveries"))?;
             Ok(rows.into_iter().map(|row| delivery(row, now)).collect())
+        })
+        .await
+    }
+
+    /// The applications that could not be told that a session of a person ended, for as long as that is kept; the newest
+    /// first.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn list_untold(&self, user: UserId) -> Result<Vec<Untold>, StoreError> {
+        self.read(move |conn| {
+            // The payload is whose session it was. In the words of the index, which holds no other items.
+            let query = sql_query(
+                "SELECT subject, max(created_at) AS ended_at FROM outbox \
+                 WHERE kind = 'logout' AND given_up_at IS NOT NULL AND payload = $1 \
+                 GROUP BY subject ORDER BY ended_at DESC, subject LIMIT $2",
+            );
+            let query = query.bind::<Binary, _>(user.as_str().as_bytes()).bind::<BigInt, _>(MOST_UNTOLD);
+            let rows: Vec<UntoldRow> =
+                on_backend!(conn, |c| query.load(c)).map_err(StoreError::operation("listing who was not told"))?;
+            let untold = |row: UntoldRow| Untold {
+                client_id: ClientId::from_stored(row.subject),
+                ended_at: UnixTime::from_millis(row.ended_at),
+            };
+            Ok(rows.into_iter().map(untold).collect())
         })
         .await
     }

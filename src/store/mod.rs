@@ -56,7 +56,7 @@ pub use copy::{CopiedTable, copy};
 pub use endings::{Ended, Ending};
 pub use grants::{Exchange, FirstRefreshToken, NewGrant, Rotation, RotationRequest};
 pub use links::{EmailConfirmation, Link, NewLink, PasswordReset, Registration, Request};
-pub use logouts::{Deliveries, DeliveryState, LogoutDelivery};
+pub use logouts::{Deliveries, DeliveryState, LogoutDelivery, Untold};
 pub use outbox::{Lease, NewOutboxItem, OutboxItem, OutboxKind};
 pub use registry::{Registered, RegistryRows};
 pub use revocations::{Actor, Cause, Reason};

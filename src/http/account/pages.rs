@@ -66,6 +66,13 @@ pub struct SessionsPage<'a> {
     pub notice: Option<&'a str>,
     pub zone: &'a str,
     pub sessions: Vec<SessionRow>,
+    /// Applications that may not know that a session has ended.
+    pub untold: Vec<UntoldRow>,
+}
+
+pub struct UntoldRow {
+    pub name: String,
+    pub ended: Moment,
 }
 
 pub struct SessionRow {

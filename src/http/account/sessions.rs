@@ -3,10 +3,10 @@
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use crate::flow::Context;
-use crate::flow::account::{end_other_sessions, end_session, sessions};
+use crate::flow::account::{end_other_sessions, end_session, sessions, untold};
 use crate::protocol::params::Params;
 
-use super::pages::{SessionRow, SessionsPage};
+use super::pages::{SessionRow, SessionsPage, UntoldRow};
 use super::{done, failed, moment, notice, show, visit, visit_by_form};
 use crate::http::request::PageForm;
 
@@ -19,6 +19,7 @@ pub async fn get(request: HttpRequest, ctx: web::Data<Context>) -> HttpResponse 
 async fn list(request: &HttpRequest, ctx: &Context) -> Result<HttpResponse, HttpResponse> {
     let visit = visit(request, ctx, PATH).await?;
     let sessions = sessions(ctx, &visit.signed_in, ctx.now()).await.map_err(failed(ctx))?;
+    let untold = untold(ctx, &visit.signed_in).await.map_err(failed(ctx))?;
     let zone = visit.zone();
     let row = |session: crate::store::OpenSession| SessionRow {
         device: session.origin.device(),
@@ -41,6 +42,7 @@ async fn list(request: &HttpRequest, ctx: &Context) -> Result<HttpResponse, Http
         ),
         zone: zone.name(),
         sessions: sessions.into_iter().map(row).collect(),
+        untold: untold.into_iter().map(|(name, at)| UntoldRow { name, ended: moment(&zone, at) }).collect(),
     };
     Ok(show(ctx, &visit, &body, None))
 }

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::receiver::{Manner, Received, Receiver};
-use support::{App, Browser, TestServer, World, claims, header, wait_for};
+use support::server::free_port;
+use support::{App, Browser, Certificate, FalseClock, TestServer, World, claims, get, header, wait_for};
 
 const ALLOWED: (&str, &str) = ("COUNTERSIGN_OUTBOUND__ALLOW_PRIVATE", "true");
 const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
@@ -113,7 +114,7 @@ fn s95_s115_slow_failing_dead_and_lying_receivers_delay_nobody_and_are_tried_aga
     let refusing = Receiver::start(Manner::Answer(400));
     let lying = Receiver::start(Manner::Redirect(trap.url("/caught")));
     let endless = Receiver::start(Manner::Endless);
-    let dead = format!("http://127.0.0.1:{}/", support::server::free_port());
+    let dead = format!("http://127.0.0.1:{}/", free_port());
     let browser = w.browser();
     for uri in [&slow, &failing, &refusing, &lying, &endless].map(|receiver| receiver.url("/")).iter().chain([&dead]) {
         app(&w.server, uri, &json!({})).tokens(&browser, "openid");
@@ -151,6 +152,121 @@ fn s95_s115_slow_failing_dead_and_lying_receivers_delay_nobody_and_are_tried_aga
         let list = w.server.cli_ok(&["logout-delivery", "list"], "");
         (!list.contains("status 500")).then_some(())
     });
+}
+
+#[test]
+fn s114_who_signs_out_at_one_of_three_applications_is_out_at_the_others_within_a_second() {
+    let w = world();
+    let receivers: Vec<_> = (0..3).map(|_| Receiver::start(Manner::Answer(200))).collect();
+    let apps: Vec<_> = receivers.iter().map(|receiver| app(&w.server, &receiver.url("/"), &json!({}))).collect();
+    let browser = w.browser();
+    let tokens: Vec<_> = apps.iter().map(|app| app.tokens(&browser, "openid")).collect();
+    let query = support::form(&[("id_token_hint", tokens[0].id())]);
+    browser.open(w.server.url(&format!("/logout?{query}"))).is("logout-done");
+    let answered = Instant::now();
+    let mut seen = HashSet::new();
+    for n in [1, 2] {
+        let got = first(&receivers[n], "the logout token");
+        let took = got.at.saturating_duration_since(answered);
+        assert!(took < Duration::from_secs(1), "told after {took:?}");
+        check_as_section_2_6(&w, &apps[n], &got.token, &claims(tokens[n].id()), &mut seen);
+    }
+    support::wait_until(answered + Duration::from_secs(3));
+    assert!(receivers.iter().all(|receiver| receiver.received().len() == 1), "each exactly once");
+}
+
+#[test]
+fn s95_a_receiver_behind_https_is_told_where_the_operator_trusts_its_certificate_and_nowhere_else() {
+    let (trusted, other) = (Certificate::new(), Certificate::new());
+    let good = Receiver::start_tls(Manner::Answer(200), &trusted);
+    let stranger = Receiver::start_tls(Manner::Answer(200), &other);
+    let folder = tempfile::tempdir().unwrap();
+    let ca_file = folder.path().join("ca.pem");
+    std::fs::write(&ca_file, &trusted.pem).unwrap();
+    // Fenced as in production, but for these hosts and ports.
+    let allow = format!("localhost:{0},127.0.0.1:{0},localhost:{1}", good.port, stranger.port);
+    let w = World::new(&[
+        ("COUNTERSIGN_OUTBOUND__ALLOW", &allow),
+        ("COUNTERSIGN_OUTBOUND__CA_FILE", ca_file.to_str().unwrap()),
+    ]);
+    let browser = w.browser();
+    // The second has a certificate that is trusted, for another name than it is called by.
+    let uris = [good.tls_url("/right"), format!("https://127.0.0.1:{}/other-name", good.port), stranger.tls_url("/")];
+    let apps = uris.each_ref().map(|uri| app(&w.server, uri, &json!({})));
+    for app in &apps {
+        app.tokens(&browser, "openid");
+    }
+    sign_out(&w, &browser);
+    assert_eq!(first(&good, "the trusted receiver").path, "/right");
+    let open = wait_for("second tries at the others", || {
+        let list = w.server.cli_ok(&["logout-delivery", "list", "--json"], "");
+        let list: Vec<Value> = serde_json::from_str(&list).unwrap();
+        (list.len() == 2 && list.iter().all(|one| one["attempts"].as_i64() >= Some(2))).then_some(list)
+    });
+    for one in open {
+        assert!([&apps[1].id, &apps[2].id].iter().any(|id| one["client_id"] == id.as_str()), "{one}");
+        assert!(one["last_error"].as_str().unwrap().contains("certificate"), "{one}");
+    }
+    assert!(stranger.received().is_empty());
+    assert_eq!(good.received().len(), 1, "by its own name alone");
+}
+
+#[test]
+fn s115_what_no_try_of_a_day_has_delivered_is_given_up_loudly_and_its_owner_is_told() {
+    let clock = FalseClock::new();
+    let operator = format!("127.0.0.1:{}", free_port());
+    let environment = clock.environment();
+    let mut env: Vec<_> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    env.extend([ALLOWED, ("COUNTERSIGN_METRICS__LISTEN", &operator)]);
+    let w = World::new(&env);
+    let receiver = Receiver::start(Manner::Answer(500));
+    let shop = app(&w.server, &receiver.url("/"), &json!({"client_name": "Shop <&>"}));
+    let browser = w.browser();
+    shop.tokens(&browser, "openid");
+    let listed = || {
+        let list: Vec<Value> =
+            serde_json::from_str(&w.server.cli_ok(&["logout-delivery", "list", "--json"], "")).unwrap();
+        list.into_iter().next().unwrap()
+    };
+    let untold = || {
+        let page = browser.open(w.server.url("/account/sessions"));
+        let page = if page.has("login-page") { browser.sign_in_as(&page, "ada", support::PASSWORD) } else { page };
+        page.is("sessions-page").answer.body.clone()
+    };
+    sign_out(&w, &browser);
+    let tries = wait_for("three tries", || Some(receiver.received()).filter(|tries| tries.len() >= 3));
+    assert!(tries[1].at - tries[0].at < Duration::from_secs(2), "{:?}", tries[1].at - tries[0].at);
+    assert!(tries[2].at - tries[1].at > tries[1].at - tries[0].at, "further and further apart");
+    // A day less a minute later it is still tried.
+    let count = receiver.received().len();
+    clock.set("+86340s");
+    wait_for("a try at the end of the day", || (receiver.received().len() > count).then_some(()));
+    assert!(listed()["state"].as_str().unwrap().starts_with("waits"), "{}", listed());
+    assert!(!untold().contains("sessions-untold"));
+    clock.set("+86500s");
+    wait_for("the end of trying", || listed()["state"].as_str().unwrap().starts_with("given up").then_some(()));
+    let log = w.server.log();
+    let said = log.lines().find(|line| line.contains("could not be delivered for a day")).unwrap();
+    assert!(said.contains("ERROR") && said.contains(&shop.id) && said.contains("status 500"), "{said}");
+    let metrics = get(format!("http://{operator}/metrics")).body;
+    assert!(metrics.contains("countersign_logout_deliveries_total{outcome=\"given_up\"} 1"), "{metrics}");
+    let page = untold();
+    assert!(page.contains("id=\"sessions-untold\"") && page.contains("Shop &#60;&#38;&#62;"), "{page}");
+    assert!(page.contains("could not be told that you were signed out on"), "{page}");
+    // Nobody else is told of it.
+    w.server.user("eve");
+    let stranger = w.browser();
+    let login = stranger.open(w.server.url("/account/sessions"));
+    let page = stranger.sign_in_as(&login, "eve", support::PASSWORD);
+    assert!(!page.is("sessions-page").answer.body.contains("sessions-untold"));
+    // Well again, it is told by the operator's hand, and the account has nothing to say any more.
+    receiver.behave(Manner::Answer(200));
+    let count = receiver.received().len();
+    w.server.cli_ok(&["logout-delivery", "retry", "--client", &shop.id], "");
+    wait_for("the last try", || (receiver.received().len() > count).then_some(()));
+    wait_for("the account to know", || (!untold().contains("sessions-untold")).then_some(()));
+    let names: HashSet<String> = receiver.received().iter().map(|got| claims(&got.token)["jti"].to_string()).collect();
+    assert_eq!(names.len(), 1, "one jti from the first try to the last");
 }
 
 #[test]

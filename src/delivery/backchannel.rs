@@ -175,6 +175,11 @@ impl Worker {
                 }
             }
             Ok(None) if item.attempts >= TRIES_OF_UNKNOWN => {
+                self.ctx.metrics.logout_delivery("given_up");
+                tracing::warn!(
+                    client.id = item.subject,
+                    "a logout token was given up: its client is gone or wants none"
+                );
                 let why = "the client is gone, or has no backchannel_logout_uri any more";
                 (true, self.ctx.store.outbox_given_up(item.id, why, self.ctx.now()).await)
             }
@@ -252,6 +257,14 @@ mod tests {
             let waits = delay(failures, LONGEST_DELAY);
             assert!(waits >= Duration::from_millis(750) && waits <= LONGEST_DELAY.mul_f64(1.25), "{waits:?}");
             assert!(failures > 1 || waits < Duration::from_millis(1_300), "{waits:?}");
+            // Even the longest wait after one failure is shorter than the shortest after two more.
+            assert!(failures > 8 || waits < delay(failures + 2, LONGEST_DELAY), "{failures}");
         }
+    }
+
+    #[test]
+    fn what_failed_together_does_not_come_back_together() {
+        let waits: std::collections::BTreeSet<_> = (0..64).map(|_| delay(5, LONGEST_DELAY)).collect();
+        assert!(waits.len() > 16, "{waits:?}");
     }
 }

@@ -8,9 +8,10 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use support::clock::FalseClock;
 use support::receiver::{Manner, Received, Receiver};
 use support::server::free_port;
-use support::{App, Browser, Certificate, FalseClock, TestServer, World, claims, get, header, wait_for};
+use support::{App, Browser, Certificate, TestServer, World, claims, get, header, wait_for};
 
 const ALLOWED: (&str, &str) = ("COUNTERSIGN_OUTBOUND__ALLOW_PRIVATE", "true");
 const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";

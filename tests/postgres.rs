@@ -213,6 +213,38 @@ fn a_statement_that_waits_too_long_is_given_up() {
 }
 
 #[test]
+fn a_refresh_introspection_and_userinfo_are_one_round_trip_each() {
+    let direct = shared().database();
+    let gate = Gate::to(&[shared().port]);
+    let url = direct.replace(&format!(":{}/", shared().port), &format!(":{}/", gate.address.port()));
+    let (server, web) = serving(&url);
+    let tokens = web.tokens(&Browser::new(&server), "openid offline_access");
+    // Each connection prepares its statements once, and something is always done beside the requests: what a request
+    // usually takes is what most of them take.
+    let usual = |send: &mut dyn FnMut()| {
+        let mut counts: Vec<usize> = (0..31)
+            .map(|_| {
+                let before = gate.round_trips();
+                send();
+                gate.round_trips() - before
+            })
+            .collect();
+        counts.sort_unstable();
+        (counts[15], counts)
+    };
+    let mut token = tokens.refresh().to_owned();
+    let mut refresh = || token = web.refresh(&token).text("refresh_token");
+    let mut introspect = || assert!(web.is_active(tokens.access()));
+    let mut userinfo = || assert_eq!(web.userinfo(tokens.access()).status, 200);
+    for (what, send) in
+        [("refresh", &mut refresh as &mut dyn FnMut()), ("introspection", &mut introspect), ("UserInfo", &mut userinfo)]
+    {
+        let (usual, counts) = usual(send);
+        assert_eq!(usual, 1, "{what}: {counts:?}");
+    }
+}
+
+#[test]
 fn a_database_that_may_forget_what_it_acknowledged_is_refused() {
     let url = shared().database();
     let name = url.rsplit('/').next().unwrap().to_owned();

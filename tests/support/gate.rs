@@ -3,7 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ const SILENT: u8 = 2;
 struct Shared {
     targets: Mutex<Vec<SocketAddr>>,
     turn: AtomicUsize,
+    round_trips: AtomicUsize,
     state: AtomicU8,
     /// What each answer is held back, in milliseconds.
     delay: AtomicU64,
@@ -35,6 +36,7 @@ impl Gate {
         let shared = Arc::new(Shared {
             targets: Mutex::new(addresses(ports)),
             turn: AtomicUsize::new(0),
+            round_trips: AtomicUsize::new(0),
             state: AtomicU8::new(OPEN),
             delay: AtomicU64::new(0),
             until_cut: AtomicI64::new(-1),
@@ -52,6 +54,11 @@ impl Gate {
 
     pub fn set_targets(&self, ports: &[u16]) {
         *self.shared.targets.lock().unwrap() = addresses(ports);
+    }
+
+    /// How often a client has spoken after its server had.
+    pub fn round_trips(&self) -> usize {
+        self.shared.round_trips.load(Ordering::SeqCst)
     }
 
     /// Cuts what is open and lets nobody in.
@@ -99,11 +106,13 @@ impl Shared {
         self.live.lock().unwrap().extend([client.try_clone().unwrap(), server.try_clone().unwrap()]);
         let back = (server.try_clone().unwrap(), client.try_clone().unwrap());
         let here = Arc::clone(&self);
-        std::thread::spawn(move || here.pass(back.0, back.1, true));
-        self.pass(client, server, false);
+        let asked = Arc::new(AtomicBool::new(false));
+        let answered = Arc::clone(&asked);
+        std::thread::spawn(move || here.pass(back.0, back.1, true, &answered));
+        self.pass(client, server, false, &asked);
     }
 
-    fn pass(&self, mut from: TcpStream, mut to: TcpStream, answers: bool) {
+    fn pass(&self, mut from: TcpStream, mut to: TcpStream, answers: bool, asked: &AtomicBool) {
         let mut buffer = [0; 16 * 1024];
         while let Ok(read @ 1..) = from.read(&mut buffer) {
             let start = Instant::now();
@@ -114,6 +123,9 @@ impl Shared {
             let cut = !answers && self.until_cut.fetch_sub(1, Ordering::SeqCst) == 0;
             if cut {
                 let _ = from.shutdown(Shutdown::Both);
+            }
+            if !asked.swap(!answers, Ordering::SeqCst) && !answers {
+                self.round_trips.fetch_add(1, Ordering::SeqCst);
             }
             if to.write_all(&buffer[..read]).is_err() {
                 break;

@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha256};
 
-use crate::http::{Connection, write_get, write_post};
+use crate::http::{Answer, Connection, write_get, write_post};
 use crate::server::{Client, Endpoint, PASSWORD, REDIRECT_URI};
 
 /// One `code_verifier` serves every flow: the server cannot tell, and the client saves a digest for each.
@@ -29,6 +29,13 @@ pub enum SignIn {
         status: u16,
         retry_after: Option<u64>,
     },
+}
+
+/// Where following redirects ends.
+enum Stop {
+    Code(String),
+    /// The request that sends the page's form, filled in.
+    Form(Vec<u8>),
 }
 
 /// The target of an authorization request.
@@ -76,52 +83,83 @@ impl Browser {
         client: &Client,
         user: &str,
     ) -> Result<SignIn> {
-        let (host, issuer) = (endpoint.host(), endpoint.issuer());
-        let mut request = Vec::new();
         let mut target = authorize_target(client);
-        let mut form: Option<String> = None;
-        for _ in 0..12 {
-            let cookies = self.cookie_header();
-            let is_form = form.is_some();
-            match form.take() {
-                None => write_get(&mut request, &host, &target, &cookies),
-                Some(form) => {
-                    let headers = format!("Origin: {issuer}\r\nSec-Fetch-Site: same-origin\r\n{cookies}");
-                    write_post(&mut request, &host, &target, &headers, &form);
-                }
-            }
-            let answer = connection.exchange(&request).await?;
-            for cookie in answer.headers("set-cookie") {
-                self.keep(cookie);
-            }
-            if (300..400).contains(&answer.status) {
-                let location = answer.header("location").context("Location")?;
-                if location.starts_with(REDIRECT_URI) {
-                    return Ok(SignIn::Code(code_of(location)?.to_owned()));
-                }
-                location.strip_prefix(&issuer).unwrap_or(location).clone_into(&mut target);
-                continue;
-            }
-            if is_form {
+        for _ in 0..4 {
+            let form = match self.follow(endpoint, connection, &mut target, user).await? {
+                Stop::Code(code) => return Ok(SignIn::Code(code)),
+                Stop::Form(form) => form,
+            };
+            let answer = self.send(connection, &form).await?;
+            if !(300..400).contains(&answer.status) {
                 let retry_after = answer.header("retry-after").and_then(|seconds| seconds.parse().ok());
                 return Ok(SignIn::Refused { status: answer.status, retry_after });
+            }
+            answer.header("location").context("Location")?.clone_into(&mut target);
+        }
+        bail!("the flow does not end; last target {target}")
+    }
+
+    /// The request that the sign-in button sends, from a page of its own.
+    pub async fn sign_in_form(
+        &mut self,
+        endpoint: Endpoint,
+        connection: &mut Connection,
+        client: &Client,
+        user: &str,
+    ) -> Result<Vec<u8>> {
+        match self.follow(endpoint, connection, &mut authorize_target(client), user).await? {
+            Stop::Form(form) => Ok(form),
+            Stop::Code(_) => bail!("signed in without a page"),
+        }
+    }
+
+    async fn send<'a>(&mut self, connection: &'a mut Connection, request: &[u8]) -> Result<Answer<'a>> {
+        let answer = connection.exchange(request).await?;
+        for cookie in answer.headers("set-cookie") {
+            self.keep(cookie);
+        }
+        Ok(answer)
+    }
+
+    /// Goes where it is sent until there is a code, or a form to send.
+    async fn follow(
+        &mut self,
+        endpoint: Endpoint,
+        connection: &mut Connection,
+        target: &mut String,
+        user: &str,
+    ) -> Result<Stop> {
+        let (host, issuer) = (endpoint.host(), endpoint.issuer());
+        let mut request = Vec::new();
+        for _ in 0..8 {
+            if target.starts_with(REDIRECT_URI) {
+                return Ok(Stop::Code(code_of(target)?.to_owned()));
+            }
+            let path = target.strip_prefix(&issuer).unwrap_or(target);
+            write_get(&mut request, &host, path, &self.cookie_header());
+            let answer = self.send(connection, &request).await?;
+            if (300..400).contains(&answer.status) {
+                answer.header("location").context("Location")?.clone_into(target);
+                continue;
             }
             answer.expect(200).with_context(|| target.clone())?;
             let page = std::str::from_utf8(answer.body)?;
             let csrf = hidden_value(page, "csrf").context("no csrf input on the page")?;
             let mut fields = form_urlencoded::Serializer::new(String::new());
             fields.append_pair("csrf", csrf);
-            let path = target.split('?').next().unwrap_or_default();
-            if page.contains("login-form") {
+            let path = path.split('?').next().unwrap_or_default();
+            let action = if page.contains("login-form") {
                 fields.append_pair("username", user).append_pair("password", PASSWORD);
-                target = format!("{path}/sign-in");
+                format!("{path}/sign-in")
             } else if page.contains("consent-form") {
                 fields.append_pair("decision", "allow");
-                target = format!("{path}/consent");
+                format!("{path}/consent")
             } else {
                 bail!("neither a sign-in nor a consent page at {target}");
-            }
-            form = Some(fields.finish());
+            };
+            let headers = format!("Origin: {issuer}\r\nSec-Fetch-Site: same-origin\r\n{}", self.cookie_header());
+            write_post(&mut request, &host, &action, &headers, &fields.finish());
+            return Ok(Stop::Form(request));
         }
         bail!("the flow does not end; last target {target}")
     }

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -95,8 +96,12 @@ impl Run {
 
 pub type Worker = Pin<Box<dyn Future<Output = ()>>>;
 
-/// Runs `workers` together for `span` and measures the server meanwhile.
-pub async fn measure(server: &Process, span: Span, workers: impl FnOnce(&Rc<Control>) -> Vec<Worker>) -> Result<Run> {
+/// Runs `workers` together for `span` and measures the servers meanwhile.
+pub async fn measure(
+    servers: &[&Process],
+    span: Span,
+    workers: impl FnOnce(&Rc<Control>) -> Vec<Worker>,
+) -> Result<Run> {
     let control = Rc::new(Control::default());
     control.remaining.set(span.count);
     let mut running = JoinSet::new();
@@ -104,12 +109,12 @@ pub async fn measure(server: &Process, span: Span, workers: impl FnOnce(&Rc<Cont
         running.spawn_local(worker);
     }
     tokio::time::sleep(span.warm_up).await;
-    let (server_before, client_before) = (server.cpu()?, Cpu::own()?);
+    let (server_before, client_before) = (Cpu::of(servers)?, Cpu::own()?);
     let started = Instant::now();
     control.recording.set(true);
     let all_done = async { while running.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(span.measured, all_done).await;
-    let (server_after, client_after) = (server.cpu()?, Cpu::own()?);
+    let (server_after, client_after) = (Cpu::of(servers)?, Cpu::own()?);
     let ended = Instant::now();
     control.stopped.set(true);
     // Requests under way are finished, so that a rotation's answer is not lost.
@@ -130,18 +135,18 @@ pub async fn measure(server: &Process, span: Span, workers: impl FnOnce(&Rc<Cont
 
 /// One connection for each operation, all at full speed.
 pub async fn drive<O: Operation + 'static>(server: &Process, span: Span, operations: Vec<O>) -> Result<Run> {
-    pace(server, span, operations, Duration::ZERO).await
+    pace(&[server], server.address, span, operations, Duration::ZERO).await
 }
 
-/// As `drive`, with at least `interval` between two requests of a connection.
+/// As `drive`, to one or more servers behind `address`, with at least `interval` between two requests of a connection.
 pub async fn pace<O: Operation + 'static>(
-    server: &Process,
+    servers: &[&Process],
+    address: SocketAddr,
     span: Span,
     operations: Vec<O>,
     interval: Duration,
 ) -> Result<Run> {
-    let address = server.address;
-    measure(server, span, |control| {
+    measure(servers, span, |control| {
         let worker = |operation| -> Worker {
             Box::pin(repeat(Connection::new(address), operation, interval, Rc::clone(control)))
         };

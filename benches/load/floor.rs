@@ -17,7 +17,7 @@ use josekit::jws::{ES256, EdDSA, JwsSigner, JwsVerifier, RS256};
 
 use crate::drive::{Operation, Run, Span, drive};
 use crate::http::{Answer, basic, write_get, write_post};
-use crate::process::{Process, free_address, thread_cpu};
+use crate::process::{Process, free_address, scratch, thread_cpu};
 use crate::sqlite;
 
 /// Processor time and clock time of one repetition, in microseconds.
@@ -58,7 +58,8 @@ pub struct Floors {
 }
 
 impl Floors {
-    pub async fn measure(connections: usize, span: Duration) -> Result<Self> {
+    /// `sqlite` says whether those of SQLite are wanted.
+    pub async fn measure(connections: usize, span: Duration, sqlite: bool) -> Result<Self> {
         let address = free_address()?;
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("floor-server").arg(address.to_string());
@@ -82,24 +83,27 @@ impl Floors {
         let rs256 = RS256.signer_from_jwk(&Jwk::generate_rsa_key(2048)?)?;
         let verifier = ES256.verifier_from_jwk(&ec)?;
         let span = span / 4;
-        let folder = tempfile::tempdir()?;
-        let mut store = sqlite::Store::create(&folder.path().join("floor.db"))?;
-        let groups = [1, 8, 16, 32, 64];
-        let update = rotations(span, &groups, |group| store.rotate_in_place(group))?;
-        store.start_over();
-        Ok(Self {
+        let mut floors = Self {
             bytes,
             form,
             es256: signing(span, &es256)?,
             eddsa: signing(span, &eddsa)?,
             rs256: signing(span, &rs256)?,
             es256_verify: verifying(span, &es256, &verifier)?,
-            commit: Cost::of(span, || store.commit_small())?,
-            update,
-            update_insert: rotations(span, &groups, |group| store.rotate_into_new_row(group))?,
-            read: Cost::of(span, || store.read())?,
             argon2_per_second: argon2_rate(span * 4)?,
-        })
+            ..Self::default()
+        };
+        if sqlite {
+            let folder = scratch()?;
+            let mut store = sqlite::Store::create(&folder.path().join("floor.db"))?;
+            let groups = [1, 8, 16, 32, 64];
+            floors.update = rotations(span, &groups, |group| store.rotate_in_place(group))?;
+            store.start_over();
+            floors.update_insert = rotations(span, &groups, |group| store.rotate_into_new_row(group))?;
+            floors.commit = Cost::of(span, || store.commit_small())?;
+            floors.read = Cost::of(span, || store.read())?;
+        }
+        Ok(floors)
     }
 }
 

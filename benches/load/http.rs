@@ -5,6 +5,8 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -25,6 +27,13 @@ pub struct Answer<'a> {
 impl Connection {
     pub fn new(address: SocketAddr) -> Self {
         Self { address, stream: None, inbox: Vec::with_capacity(16 * 1024) }
+    }
+
+    /// Lets a kept connection go that the server has closed.
+    pub fn forget_closed(&mut self) {
+        let look = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let still_open = |stream: &TcpStream| recv(stream, &mut [0_u8], look) == Err(Errno::WOULDBLOCK);
+        self.stream = self.stream.take().filter(still_open);
     }
 
     /// Sends the request and waits for the whole answer.

@@ -14,18 +14,24 @@ use diesel::{Connection as _, SqliteConnection};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::browser::{Browser, SignIn};
+use crate::http::Connection;
+use crate::operations::{Introspect, Tokens};
+use crate::report::{Report, mib};
+use crate::{Bench, USERS, millis, user_name};
+
 /// Addresses of the loopback network that answer; each is a host of its own to the server.
 const HOSTS: u16 = 250;
 /// Clients told of the large session's end, spread over the hosts.
-pub const RECEIVERS: usize = 1_000;
+const RECEIVERS: usize = 1_000;
 /// Clients told of an ordinary session's end that answer; a slow and a dead one come on top.
-pub const FEW: usize = 3;
-pub const SESSIONS: usize = 10_000;
-pub const ENTRIES: usize = 1_000_000;
+const FEW: usize = 3;
+const SESSIONS: usize = 10_000;
+const ENTRIES: usize = 1_000_000;
 
 /// When logout tokens came in.
 #[derive(Clone, Default)]
-pub struct Arrivals(Rc<RefCell<Vec<Instant>>>);
+struct Arrivals(Rc<RefCell<Vec<Instant>>>);
 
 impl Arrivals {
     pub fn count(&self) -> usize {
@@ -49,7 +55,7 @@ impl Arrivals {
 }
 
 /// Receivers on one port of many loopback addresses.
-pub struct Receivers {
+struct Receivers {
     port: u16,
     pub arrivals: Arrivals,
 }
@@ -116,7 +122,7 @@ async fn receive(mut stream: TcpStream, arrivals: Arrivals) {
 }
 
 /// Writes into the server's database what would take long to bring about by requests.
-pub struct Stage(SqliteConnection);
+struct Stage(SqliteConnection);
 
 impl Stage {
     pub fn open(database: &Path) -> Result<Self> {
@@ -175,15 +181,18 @@ impl Stage {
         Ok(row.names)
     }
 
-    /// Living entries of the log that concern nobody.
+    /// Living entries of the log that concern nobody; in several transactions, so that the server can write in between.
     pub fn entries(&mut self, count: usize) -> Result<()> {
-        Ok(self.0.batch_execute(&format!(
-            "BEGIN; WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count}) \
-             INSERT INTO revocations (kind, target, not_before, reason, actor, recorded_at, expires_at) SELECT \
-             CASE i % 3 WHEN 0 THEN 'token' WHEN 1 THEN 'session' ELSE 'user' END, lower(hex(randomblob(16))), \
-             9000000000000, 'operator', 'operator', 9000000000000, 9000000000000 FROM n; COMMIT; \
-             PRAGMA wal_checkpoint(TRUNCATE)"
-        ))?)
+        const PART: usize = 50_000;
+        for _ in 0..count.div_ceil(PART) {
+            self.0.batch_execute(&format!(
+                "BEGIN; WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {PART}) \
+                 INSERT INTO revocations (kind, target, not_before, reason, actor, recorded_at, expires_at) SELECT \
+                 CASE i % 3 WHEN 0 THEN 'token' WHEN 1 THEN 'session' ELSE 'user' END, lower(hex(randomblob(16))), \
+                 9000000000000, 'operator', 'operator', 9000000000000, 9000000000000 FROM n; COMMIT"
+            ))?;
+        }
+        Ok(self.0.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)")?)
     }
 }
 
@@ -195,4 +204,87 @@ struct Columns {
 
 fn client(number: usize) -> String {
     format!("client_told{number}")
+}
+
+impl Bench<'_> {
+    /// Sign-out whatever the receivers do, how soon they know, and ending many at once.
+    pub async fn logout(&mut self) -> Result<()> {
+        let receivers = Receivers::start().await?;
+        let mut stage = Stage::open(&self.installation.database_file())?;
+        stage.clients(&self.web.id, &receivers)?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Report::section("Signing out");
+
+        let few = || (0..FEW).chain([RECEIVERS, RECEIVERS + 1]);
+        let (mut answered, mut told) = (Vec::new(), Vec::new());
+        for turn in 0..100 {
+            let mut browser = self.signed_in(turn).await?;
+            stage.newest_session_gave(few())?;
+            receivers.arrivals.clear();
+            let start = Instant::now();
+            answered.push(browser.sign_out(self.installation.endpoint).await?);
+            told.extend(receivers.arrivals.wait(FEW, start, Duration::from_secs(10)).await?);
+        }
+        let [answer, arrival] = [&mut answered, &mut told].map(|spans| {
+            spans.sort_unstable();
+            millis(spans.get(spans.len() * 99 / 100).copied().unwrap_or_default())
+        });
+        let shown = |span: f64| format!("{span:.1} ms");
+        let bound = Some(("50 ms", answer / 50.0));
+        self.report.figure("sign-out beside a slow and a dead receiver, p99 of 100", &shown(answer), bound);
+        self.report.figure("from there to a receiver, p99 of 300", &shown(arrival), Some(("1000 ms", arrival / 1e3)));
+
+        let mut browser = self.signed_in(0).await?;
+        stage.newest_session_gave(0..RECEIVERS + 2)?;
+        receivers.arrivals.clear();
+        let start = Instant::now();
+        let answer = millis(browser.sign_out(self.installation.endpoint).await?);
+        let spans = receivers.arrivals.wait(RECEIVERS, start, Duration::from_mins(1)).await?;
+        let last = millis(spans.last().copied().unwrap_or_default());
+        self.report.figure("sign-out of a session with 1000 receivers", &shown(answer), Some(("50 ms", answer / 50.0)));
+        self.report.figure("all 1000 told", &shown(last), Some(("5000 ms", last / 5e3)));
+
+        let (host, token) = (self.host(), self.access_tokens.take().context("no access tokens")?);
+        let again = Tokens::One(token);
+        let before = self.drive(self.span(), || Introspect::new(&host, &self.web, &again)).await?;
+        stage.entries(ENTRIES)?;
+        let after = self.drive(self.span(), || Introspect::new(&host, &self.web, &again)).await?;
+        let (then, now) = (before.cpu_micros(), after.cpu_micros());
+        let measured = format!("{then:.1} us -> {now:.1} us");
+        let bound = Some(("1.1 x", now / then / 1.1));
+        self.report.figure("introspection, without and with a million entries", &measured, bound);
+
+        self.signed_in(0).await?;
+        let columns = stage.columns("sessions")?;
+        stage.sessions(SESSIONS, &columns)?;
+        let (server_before, _) = self.server.memory()?;
+        self.server.forget_peak()?;
+        receivers.arrivals.clear();
+        let (least, _) = self.installation.run_weighed(&["session", "list", "--user", &user_name(0)]).await?;
+        let start = Instant::now();
+        let (peak, took) = self.installation.run_weighed(&["revoke", "--all"]).await?;
+        let (took, grown) = (millis(took), peak.saturating_sub(least));
+        self.report.figure("10000 sessions ended by one command", &shown(took), Some(("2000 ms", took / 2e3)));
+        self.report.figure("what it grew by", &mib(grown), Some(("32 MiB", grown as f64 / f64::from(32 << 20))));
+        receivers.arrivals.wait(SESSIONS, start, Duration::from_mins(5)).await?;
+        let (_, server_peak) = self.server.memory()?;
+        let grown = server_peak.saturating_sub(server_before);
+        self.report.figure("their 10000 receivers told", &shown(millis(start.elapsed())), None);
+        self.report.figure(
+            "what the server grew by",
+            &mib(grown),
+            Some(("32 MiB", grown as f64 / f64::from(32 << 20))),
+        );
+        Ok(())
+    }
+
+    async fn signed_in(&self, turn: usize) -> Result<Browser> {
+        let mut browser = Browser::default();
+        let mut connection = Connection::new(self.installation.endpoint.address);
+        let user = user_name(turn % USERS);
+        match browser.sign_in(self.installation.endpoint, &mut connection, &self.web, &user).await? {
+            SignIn::Code(_) => Ok(browser),
+            SignIn::Refused { status, .. } => bail!("{user} cannot sign in: {status}"),
+        }
+    }
 }

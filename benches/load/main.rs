@@ -3,12 +3,16 @@
 #![expect(clippy::cast_precision_loss, reason = "counts and times become figures of three digits")]
 
 mod browser;
+mod cluster;
 mod drive;
 mod floor;
 mod http;
 mod logout;
+mod nodes;
 mod operations;
+mod postgres;
 mod process;
+mod proxy;
 mod report;
 mod scale;
 mod server;
@@ -24,14 +28,16 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::browser::{Browser, SignIn, authorize_target};
+use crate::cluster::Cluster;
 use crate::drive::{Control, Run, Span, Worker, drive, measure};
 use crate::floor::{Fixed, Floors};
 use crate::http::{Connection, write_get};
 use crate::operations::{Authorize, ClientCredentials, Exchange, Introspect, Pool, Refresh, Tokens, UserInfo};
-use crate::process::{Process, folder_size};
+use crate::postgres::Rotations;
+use crate::process::{Process, folder_size, free_address};
 use crate::report::{Bound, Report, mib};
-use crate::scale::{Filler, scale_name};
 use crate::server::{Client, Installation};
+use crate::storm::{Offer, Storm};
 
 /// Drives Countersign over loopback and compares what it costs with the floors of the same machine.
 #[derive(Parser)]
@@ -47,8 +53,8 @@ struct Options {
     /// Refreshes after which memory and database are weighed again; the long form is 1000000.
     #[arg(long, default_value_t = 100_000)]
     refreshes: u64,
-    /// Seconds of the sign-in storm.
-    #[arg(long, default_value_t = 15.0)]
+    /// Seconds of a sign-in storm, and of the quiet before it.
+    #[arg(long, default_value_t = 8.0)]
     storm_seconds: f64,
     /// Sign-in attempts at once in the storm.
     #[arg(long, default_value_t = 200)]
@@ -57,11 +63,20 @@ struct Options {
     #[arg(long)]
     server: Option<PathBuf>,
     /// Living refresh tokens beside which `--only scale` measures, growing; that part runs only when it is named.
-    #[arg(long, value_delimiter = ',', default_values_t = [1_000, 1_000_000])]
+    #[arg(long, value_delimiter = ',', default_values_t = [1_000, 1_000_000, 10_000_000])]
     rows: Vec<u64>,
     /// People beside them at most.
     #[arg(long, default_value_t = 1_000_000)]
     people: u64,
+    /// Dead grants that the server then sweeps.
+    #[arg(long, default_value_t = 1_000_000)]
+    dead: u64,
+    /// Seconds that the sweep is watched.
+    #[arg(long, default_value_t = 60.0)]
+    sweep_seconds: f64,
+    /// Measure on these databases only; by default on each that is there.
+    #[arg(long, value_delimiter = ',')]
+    database: Vec<Database>,
     /// Measure these parts only.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Part>,
@@ -80,16 +95,59 @@ enum Command {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Database {
+    Sqlite,
+    Postgres,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
     Public,
     ClientCredentials,
+    /// Codes too, and on PostgreSQL pgbench beside it.
     Refresh,
     Growth,
     Tokens,
     SignIn,
     Storm,
+    /// What counting for Prometheus costs.
+    Metrics,
+    /// PostgreSQL: what one request asks of it.
+    RoundTrips,
+    /// PostgreSQL: two servers.
+    Nodes,
     Scale,
     Logout,
+}
+
+impl Options {
+    fn wants(&self, part: Part, database: Database) -> bool {
+        let on_postgres = database == Database::Postgres;
+        let (fits, usual) = match part {
+            Part::RoundTrips | Part::Nodes => (on_postgres, true),
+            Part::Public | Part::Growth | Part::Metrics => (true, !on_postgres),
+            Part::Scale => (true, false),
+            Part::Logout => (!on_postgres, false),
+            Part::ClientCredentials | Part::Refresh | Part::Tokens | Part::SignIn | Part::Storm => (true, true),
+        };
+        fits && if self.only.is_empty() { usual } else { self.only.contains(&part) }
+    }
+
+    /// The databases that there is something to measure on.
+    fn databases(&self) -> Result<Vec<Database>> {
+        let all = [Database::Sqlite, Database::Postgres];
+        let mut found: Vec<Database> =
+            all.into_iter().filter(|one| self.database.is_empty() || self.database.contains(one)).collect();
+        found.retain(|one| Part::value_variants().iter().any(|part| self.wants(*part, *one)));
+        if found.contains(&Database::Postgres) && !cluster::is_installed() {
+            if self.database.contains(&Database::Postgres) {
+                bail!("PostgreSQL is not installed");
+            }
+            println!("NOT MEASURED on PostgreSQL: it is not installed\n");
+            found.retain(|one| *one == Database::Sqlite);
+        }
+        Ok(found)
+    }
 }
 
 /// Accounts the load is spread over, so that no account's row or counter becomes the measure.
@@ -98,8 +156,6 @@ const USERS: usize = 16;
 const CHAINS: usize = 1024;
 /// Access tokens kept for introspection and `UserInfo`.
 const ACCESS_TOKENS: usize = 120_000;
-/// Refresh tokens among the many that are rotated, spread over all.
-const KNOWN_TOKENS: usize = 50_000;
 
 fn main() -> Result<()> {
     let options = Options::parse();
@@ -110,36 +166,63 @@ fn main() -> Result<()> {
         println!("nothing is measured without --bench; see scripts/bench");
         return Ok(());
     }
+    // For as many connections as a storm has; the servers inherit it.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let most = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, most)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     tokio::task::LocalSet::new().block_on(&runtime, async {
         Report::machine();
-        let floors = Floors::measure(options.connections, Duration::from_secs_f64(options.seconds)).await?;
+        let databases = options.databases()?;
+        let with_sqlite = options.command.is_some() || databases.contains(&Database::Sqlite);
+        let span = Duration::from_secs_f64(options.seconds);
+        let floors = Floors::measure(options.connections, span, with_sqlite).await?;
         Report::floors(&floors);
+        let mut report = Report::default();
         if options.command.is_none() {
-            Bench::start(options, floors).await?.run().await?;
+            for database in databases {
+                Bench::start(&options, &floors, &mut report, database).await?.run().await?;
+            }
+            report.verdict();
         }
         Ok(())
     })
 }
 
 /// A running server with its users and clients, and what the operations leave for one another.
-struct Bench {
-    options: Options,
-    report: Report,
-    floors: Floors,
-    installation: Installation,
+struct Bench<'a> {
+    options: &'a Options,
+    floors: &'a Floors,
+    report: &'a mut Report,
+    database: Database,
     server: Process,
+    installation: Installation,
     machine: Client,
     web: Client,
     chains: Pool,
     access_tokens: Pool,
+    /// Where the database is PostgreSQL. Last, so that it ends last.
+    cluster: Option<Cluster>,
 }
 
-impl Bench {
-    async fn start(options: Options, floors: Floors) -> Result<Self> {
-        let mut report = Report::default();
+impl<'a> Bench<'a> {
+    async fn start(
+        options: &'a Options,
+        floors: &'a Floors,
+        report: &'a mut Report,
+        database: Database,
+    ) -> Result<Self> {
+        let cluster = match database {
+            Database::Sqlite => None,
+            Database::Postgres => Some(Cluster::start()?),
+        };
+        Report::subject(&match &cluster {
+            None => "The embedded database".to_owned(),
+            Some(cluster) => cluster.describe()?,
+        });
         let binary = options.server.clone().unwrap_or_else(|| env!("CARGO_BIN_EXE_countersign").into());
-        let installation = Installation::new(binary.canonicalize().context("the server binary")?)?;
+        let binary = binary.canonicalize().context("the server binary")?;
+        let installation = Installation::new(binary, cluster.as_ref().map(Cluster::url))?;
         let (mut server, first) = installation.start().await?;
         for user in 0..USERS {
             installation.create_user(&user_name(user))?;
@@ -163,22 +246,36 @@ impl Bench {
         let (idle, _) = server.memory()?;
 
         Report::section("Start, memory, size");
+        // What they may be is said for the embedded database.
+        let bound = |text: &'static str, used: f64| cluster.is_none().then_some((text, used));
         report.figure("first start, keys generated", &format!("{:.0} ms", millis(first)), None);
         report.figure(
             "start to first answer, existing database (median of 7)",
             &format!("{:.1} ms", millis(median)),
-            Some(("50 ms", millis(median) / 50.0)),
+            bound("50 ms", millis(median) / 50.0),
         );
         report.figure("SIGTERM to end, slowest", &format!("{:.0} ms", millis(stopped)), None);
-        report.figure("idle resident memory", &mib(idle), Some(("20 MiB", idle as f64 / f64::from(20 << 20))));
+        report.figure("idle resident memory", &mib(idle), bound("20 MiB", idle as f64 / f64::from(20 << 20)));
         let size = installation.binary_size()?;
-        report.figure("binary", &mib(size), Some(("25 MiB", size as f64 / f64::from(25 << 20))));
+        report.figure("binary", &mib(size), bound("25 MiB", size as f64 / f64::from(25 << 20)));
 
         let (chains, access_tokens) = (Pool::of(CHAINS), Pool::of(ACCESS_TOKENS));
-        Ok(Self { options, report, floors, installation, server, machine, web, chains, access_tokens })
+        Ok(Self {
+            options,
+            floors,
+            report,
+            database,
+            server,
+            installation,
+            machine,
+            web,
+            chains,
+            access_tokens,
+            cluster,
+        })
     }
 
-    async fn run(&mut self) -> Result<()> {
+    async fn run(mut self) -> Result<()> {
         let outcome = self.parts().await;
         let (lines, bytes, last) = self.installation.logged();
         if outcome.is_err() {
@@ -189,7 +286,6 @@ impl Bench {
         Report::section("At the end");
         self.report.figure("resident memory (peak)", &format!("{} ({})", mib(now), mib(peak)), None);
         self.report.figure("log written", &format!("{lines} lines, {bytes} bytes"), None);
-        self.report.verdict();
         Ok(())
     }
 
@@ -202,30 +298,42 @@ impl Bench {
             self.client_credentials().await?;
         }
         // The later parts live on the chains and tokens won here.
-        self.codes_and_refresh().await?;
+        let refreshed = self.codes_and_refresh().await?;
         if self.wants(Part::Tokens) {
             self.tokens().await?;
         }
         if self.wants(Part::SignIn) {
             self.sign_in().await?;
         }
+        if let Some((refreshed, rotations)) = refreshed {
+            self.beside_pgbench(&refreshed, &rotations);
+        }
         if self.wants(Part::Growth) {
             self.growth().await?;
+        }
+        if self.wants(Part::Metrics) {
+            self.metrics().await?;
+        }
+        if self.wants(Part::RoundTrips) {
+            self.round_trips().await?;
         }
         if self.wants(Part::Storm) {
             self.storm().await?;
         }
-        if self.options.only.contains(&Part::Scale) {
-            self.scale().await?;
+        if self.wants(Part::Nodes) {
+            self.nodes().await?;
         }
-        if self.options.only.contains(&Part::Logout) {
+        if self.wants(Part::Logout) {
             self.logout().await?;
+        }
+        if self.wants(Part::Scale) {
+            self.scale().await?;
         }
         Ok(())
     }
 
     fn wants(&self, part: Part) -> bool {
-        self.options.only.is_empty() || self.options.only.contains(&part)
+        self.options.wants(part, self.database)
     }
 
     fn span(&self) -> Span {
@@ -253,15 +361,15 @@ impl Bench {
     }
 
     async fn client_credentials(&mut self) -> Result<()> {
-        let (host, floors) = (self.host(), &self.floors);
+        let (host, floors) = (self.host(), self.floors);
         let bound = Bound::cpu(1.5, &[("form", floors.form.cpu_micros()), ("signature", floors.es256.cpu)]);
         let run = self.drive(self.span(), || ClientCredentials::new(&host, &self.machine)).await?;
         self.report.operation("client_credentials, ES256", &run, Some(&bound));
         Ok(())
     }
 
-    /// Signed-in browsers fetch codes, the codes are spent, the refresh tokens rotate.
-    async fn codes_and_refresh(&mut self) -> Result<()> {
+    /// Signed-in browsers fetch codes, the codes are spent, the refresh tokens rotate; on PostgreSQL those of pgbench too.
+    async fn codes_and_refresh(&mut self) -> Result<Option<(Run, Rotations)>> {
         let host = self.host();
         let codes = Pool::of(usize::MAX);
         let mut requests = Vec::new();
@@ -296,16 +404,24 @@ impl Bench {
             span.count = 20_000;
         }
         let refreshed = self.refresh(span).await?;
-        if wants {
-            let floors = &self.floors;
-            let parts = [("form", floors.form.cpu_micros()), ("2 signatures", 2.0 * floors.es256.cpu)];
-            let rotation = floors.rotation(self.options.connections);
-            let bound = Bound::cpu(1.5, &[parts.as_slice(), &[("rotation", rotation)]].concat());
-            self.report.operation("authorize in a live session, to code", &authorized, None);
-            self.report.operation("code exchange, ES256 + ES256", &exchanged, Some(&bound));
-            self.report.operation("refresh, ES256 + ES256", &refreshed, Some(&bound));
+        if !wants {
+            return Ok(None);
         }
-        Ok(())
+        self.report.operation("authorize in a live session, to code", &authorized, None);
+        let [exchange, refresh] = ["code exchange, ES256 + ES256", "refresh, ES256 + ES256"];
+        if let Some(cluster) = &self.cluster {
+            self.report.operation(exchange, &exchanged, None);
+            self.report.operation(refresh, &refreshed, None);
+            let rotations = Rotations::measure(cluster, self.options.connections, self.options.seconds)?;
+            return Ok(Some((refreshed, rotations)));
+        }
+        let floors = self.floors;
+        let parts = [("form", floors.form.cpu_micros()), ("2 signatures", 2.0 * floors.es256.cpu)];
+        let rotation = floors.rotation(self.options.connections);
+        let bound = Bound::cpu(1.5, &[parts.as_slice(), &[("rotation", rotation)]].concat());
+        self.report.operation(exchange, &exchanged, Some(&bound));
+        self.report.operation(refresh, &refreshed, Some(&bound));
+        Ok(None)
     }
 
     async fn refresh(&self, span: Span) -> Result<Run> {
@@ -316,21 +432,28 @@ impl Bench {
     async fn growth(&mut self) -> Result<()> {
         let span = Span { warm_up: Duration::ZERO, measured: Duration::from_hours(24), count: self.options.refreshes };
         let (memory_before, _) = self.server.memory()?;
-        let size_before = folder_size(&self.installation.data())?;
+        let size_before = self.database_size()?;
         let run = self.refresh(span).await?;
         let (memory, _) = self.server.memory()?;
-        let size = folder_size(&self.installation.data())?;
+        let size = self.database_size()?;
         let per_refresh = size.saturating_sub(size_before) as f64 / run.requests.max(1) as f64;
         Report::section(&format!("Growth over {} refreshes", run.requests));
         self.report.run("refresh", &run);
         self.report.figure("resident memory", &format!("{} -> {}", mib(memory_before), mib(memory)), None);
         let data = format!("{} -> {} ({per_refresh:.0} bytes each)", mib(size_before), mib(size));
-        self.report.figure("data folder", &data, None);
+        self.report.figure("database", &data, None);
         Ok(())
     }
 
+    fn database_size(&self) -> Result<u64> {
+        match &self.cluster {
+            Some(cluster) => cluster.size(),
+            None => folder_size(&self.installation.data()),
+        }
+    }
+
     async fn tokens(&mut self) -> Result<()> {
-        let (host, floors) = (self.host(), &self.floors);
+        let (host, floors) = (self.host(), self.floors);
         let one = self.access_tokens.take().context("no access tokens")?;
         let distinct = Tokens::Distinct(self.access_tokens.split());
         let verification = ("verification", floors.es256_verify.cpu);
@@ -343,20 +466,22 @@ impl Bench {
             Bound::cpu(1.5, &[bytes, verification, read]),
             Bound::cpu(1.5, &[bytes, read]),
         ];
-        let [introspect_bound, introspect_again_bound, user_info_bound, user_info_again_bound] = &bounds;
+        // What a read costs in PostgreSQL is measured apart.
+        let bounds = bounds.each_ref().map(|bound| self.cluster.is_none().then_some(bound));
+        let [introspect_bound, introspect_again_bound, user_info_bound, user_info_again_bound] = bounds;
         let introspect = |tokens: &Tokens| Introspect::new(&host, &self.web, tokens);
         let user_info = |tokens: &Tokens| UserInfo { host: host.clone(), tokens: tokens.clone() };
 
         let run = self.drive(self.span(), || introspect(&distinct)).await?;
-        self.report.operation("introspection, distinct tokens", &run, Some(introspect_bound));
+        self.report.operation("introspection, distinct tokens", &run, introspect_bound);
         let again = Tokens::One(one.clone());
         let run = self.drive(self.span(), || introspect(&again)).await?;
-        self.report.operation("introspection, one token again", &run, Some(introspect_again_bound));
+        self.report.operation("introspection, one token again", &run, introspect_again_bound);
         let distinct = Tokens::Distinct(self.access_tokens.clone());
         let run = self.drive(self.span(), || user_info(&distinct)).await?;
-        self.report.operation("UserInfo, distinct tokens", &run, Some(user_info_bound));
+        self.report.operation("UserInfo, distinct tokens", &run, user_info_bound);
         let run = self.drive(self.span(), || user_info(&again)).await?;
-        self.report.operation("UserInfo, one token again", &run, Some(user_info_again_bound));
+        self.report.operation("UserInfo, one token again", &run, user_info_again_bound);
         Ok(())
     }
 
@@ -365,7 +490,7 @@ impl Bench {
         let span = self.span();
         let before = floor::argon2_rate(span.measured)?;
         let longer = Span { measured: span.measured * 2, ..span };
-        let run = measure(&self.server, longer, |control| self.sign_in_workers(control)).await?;
+        let run = measure(&[&self.server], longer, |control| self.sign_in_workers(control)).await?;
         let after = floor::argon2_rate(span.measured)?;
         let bound = Bound::rate(0.9, f64::midpoint(before, after), "bare Argon2id per second");
         self.report.operation("password sign-in, form to code", &run, Some(&bound));
@@ -405,159 +530,44 @@ impl Bench {
         (0..self.options.connections).map(worker).collect()
     }
 
-    /// Refresh and sign-in beside more and more rows, and what a row takes.
-    async fn scale(&mut self) -> Result<()> {
-        Report::section("Beside so many living refresh tokens and people");
-        let database = self.installation.data().join("countersign.db");
-        let known = Pool::of(KNOWN_TOKENS);
-        let mut first = None;
-        for rows in self.options.rows.clone() {
-            let people = rows.min(self.options.people);
-            self.server.stop().await?;
-            let mut filler = Filler::open(&database)?;
-            let started = Instant::now();
-            let known_people = filler.count("users")? - USERS as u64;
-            filler.people(known_people, people)?;
-            let grants = filler.count("grants")?;
-            let before = folder_size(&self.installation.data())?;
-            filler.grants(grants, rows, people, (&known, (rows / KNOWN_TOKENS as u64).max(1)))?;
-            let (filled, size) = (started.elapsed(), folder_size(&self.installation.data())?);
-            drop(filler);
-            (self.server, _) = self.installation.start().await?;
-
-            let host = self.host();
-            let refreshed =
-                self.drive(self.span(), || Refresh::new(&host, &self.web, &known, &self.access_tokens)).await?;
-            let signed_in = measure(&self.server, self.span(), |control| {
-                // Primes lead to people far from each other.
-                self.workers_signing_in(control, move |index, turn| {
-                    scale_name((index as u64 * 7_919 + turn * 104_729) % people)
-                })
-            })
-            .await?;
-            let (memory, _) = self.server.memory()?;
-            self.report.figure(
-                &format!("{rows} refresh tokens, {people} people"),
-                &format!("filled in {filled:.1?}"),
-                None,
-            );
-            self.report.run("refresh", &refreshed);
-            self.report.run("sign-in", &signed_in);
-            let each = size.saturating_sub(before) as f64 / (rows.saturating_sub(grants)).max(1) as f64;
-            self.report.figure("database", &format!("{}, {each:.0} bytes a grant", mib(size)), None);
-            self.report.figure("resident memory", &mib(memory), None);
-            match first {
-                None => first = Some((refreshed.cpu_micros(), signed_in.cpu_micros())),
-                Some((refresh, sign_in)) => {
-                    for (name, then, now) in
-                        [("refresh", refresh, refreshed.cpu_micros()), ("sign-in", sign_in, signed_in.cpu_micros())]
-                    {
-                        let measured = format!("{then:.0} us -> {now:.0} us");
-                        self.report.figure(
-                            &format!("{name}, against the fewest"),
-                            &measured,
-                            Some(("1.25 x", now / then / 1.25)),
-                        );
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Sign-out whatever the receivers do, how soon they know, and ending many at once.
-    async fn logout(&mut self) -> Result<()> {
-        let database = self.installation.data().join("countersign.db");
-        let receivers = logout::Receivers::start().await?;
-        let mut stage = logout::Stage::open(&database)?;
-        stage.clients(&self.web.id, &receivers)?;
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        Report::section("Signing out");
-
-        let few = || (0..logout::FEW).chain([logout::RECEIVERS, logout::RECEIVERS + 1]);
-        let (mut answered, mut told) = (Vec::new(), Vec::new());
-        for turn in 0..100 {
-            let mut browser = self.signed_in(turn).await?;
-            stage.newest_session_gave(few())?;
-            receivers.arrivals.clear();
-            let start = Instant::now();
-            answered.push(browser.sign_out(self.installation.endpoint).await?);
-            told.extend(receivers.arrivals.wait(logout::FEW, start, Duration::from_secs(10)).await?);
-        }
-        let [answer, arrival] = [&mut answered, &mut told].map(|spans| {
-            spans.sort_unstable();
-            millis(spans.get(spans.len() * 99 / 100).copied().unwrap_or_default())
-        });
-        let shown = |span: f64| format!("{span:.1} ms");
-        let bound = Some(("50 ms", answer / 50.0));
-        self.report.figure("sign-out beside a slow and a dead receiver, p99 of 100", &shown(answer), bound);
-        self.report.figure("from there to a receiver, p99 of 300", &shown(arrival), Some(("1000 ms", arrival / 1e3)));
-
-        let mut browser = self.signed_in(0).await?;
-        stage.newest_session_gave(0..logout::RECEIVERS + 2)?;
-        receivers.arrivals.clear();
-        let start = Instant::now();
-        let answer = millis(browser.sign_out(self.installation.endpoint).await?);
-        let spans = receivers.arrivals.wait(logout::RECEIVERS, start, Duration::from_mins(1)).await?;
-        let last = millis(spans.last().copied().unwrap_or_default());
-        self.report.figure("sign-out of a session with 1000 receivers", &shown(answer), Some(("50 ms", answer / 50.0)));
-        self.report.figure("all 1000 told", &shown(last), Some(("5000 ms", last / 5e3)));
-
-        let (host, token) = (self.host(), self.access_tokens.take().context("no access tokens")?);
-        let again = Tokens::One(token);
-        let before = self.drive(self.span(), || Introspect::new(&host, &self.web, &again)).await?;
-        stage.entries(logout::ENTRIES)?;
-        let after = self.drive(self.span(), || Introspect::new(&host, &self.web, &again)).await?;
-        let (then, now) = (before.cpu_micros(), after.cpu_micros());
-        let measured = format!("{then:.1} us -> {now:.1} us");
-        let bound = Some(("1.1 x", now / then / 1.1));
-        self.report.figure("introspection, without and with a million entries", &measured, bound);
-
-        self.signed_in(0).await?;
-        let columns = stage.columns("sessions")?;
-        stage.sessions(logout::SESSIONS, &columns)?;
-        let (server_before, _) = self.server.memory()?;
-        self.server.forget_peak()?;
-        receivers.arrivals.clear();
-        let (least, _) = self.installation.run_weighed(&["session", "list", "--user", &user_name(0)]).await?;
-        let start = Instant::now();
-        let (peak, took) = self.installation.run_weighed(&["revoke", "--all"]).await?;
-        let (took, grown) = (millis(took), peak.saturating_sub(least));
-        self.report.figure("10000 sessions ended by one command", &shown(took), Some(("2000 ms", took / 2e3)));
-        self.report.figure("what it grew by", &mib(grown), Some(("32 MiB", grown as f64 / f64::from(32 << 20))));
-        receivers.arrivals.wait(logout::SESSIONS, start, Duration::from_mins(5)).await?;
-        let (_, server_peak) = self.server.memory()?;
-        let grown = server_peak.saturating_sub(server_before);
-        self.report.figure("their 10000 receivers told", &shown(millis(start.elapsed())), None);
-        self.report.figure(
-            "what the server grew by",
-            &mib(grown),
-            Some(("32 MiB", grown as f64 / f64::from(32 << 20))),
-        );
-        Ok(())
-    }
-
-    async fn signed_in(&self, turn: usize) -> Result<Browser> {
-        let mut browser = Browser::default();
-        let mut connection = Connection::new(self.installation.endpoint.address);
-        let user = user_name(turn % USERS);
-        match browser.sign_in(self.installation.endpoint, &mut connection, &self.web, &user).await? {
-            SignIn::Code(_) => Ok(browser),
-            SignIn::Refused { status, .. } => bail!("{user} cannot sign in: {status}"),
-        }
-    }
-
     async fn storm(&mut self) -> Result<()> {
-        let storm = storm::Storm {
-            server: &self.server,
+        let storm = Storm {
+            servers: &[&self.server],
             endpoint: self.installation.endpoint,
             web: &self.web,
             chains: &self.chains,
             access_tokens: &self.access_tokens,
-            attempts: self.options.storm_attempts,
+            offer: Offer::AtOnce(self.options.storm_attempts),
             span: Duration::from_secs_f64(self.options.storm_seconds),
         };
-        storm.run(&mut self.report).await
+        storm.run(self.report).await
+    }
+
+    /// The same server with and without a listener for Prometheus, twice in turns.
+    async fn metrics(&mut self) -> Result<()> {
+        let (host, listen) = (self.host(), free_address()?.to_string());
+        let env = [("COUNTERSIGN_METRICS__LISTEN", listen.as_str())];
+        let address = self.installation.endpoint.address;
+        let (mut without, mut with) = ([0.0; 2], [0.0; 2]);
+        for turn in 0..4 {
+            let (env, sums) = if turn % 2 == 0 { (&env[..0], &mut without) } else { (&env[..], &mut with) };
+            self.server.stop().await?;
+            (self.server, _) = self.installation.start_with(address, env).await?;
+            let span = Span::of(self.span().measured / 2);
+            let machine = self.drive(span, || ClientCredentials::new(&host, &self.machine)).await?;
+            let refreshed = self.refresh(span).await?;
+            for (sum, run) in sums.iter_mut().zip([machine, refreshed]) {
+                *sum += run.cpu_micros() / 2.0;
+            }
+        }
+        self.server.stop().await?;
+        (self.server, _) = self.installation.start().await?;
+        Report::section("Without and with metrics.listen, means of two runs each");
+        for (name, (without, with)) in ["client_credentials", "refresh"].iter().zip(without.iter().zip(with)) {
+            let more = (with / without - 1.0) * 100.0;
+            self.report.figure(name, &format!("{without:.1} us -> {with:.1} us ({more:+.1} %)"), None);
+        }
+        Ok(())
     }
 }
 

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
 
 use crate::http::{Connection, write_get};
 
@@ -52,8 +55,9 @@ impl Process {
         Ok(started.elapsed())
     }
 
-    pub fn cpu(&self) -> Result<Cpu> {
-        Cpu::read(&PathBuf::from(format!("/proc/{}", self.child.id())))
+    /// SIGKILL; when this returns, nothing of it is left.
+    pub fn kill(self) {
+        drop(self);
     }
 
     /// Resident memory in bytes now, and the most there has been since the last `forget_peak`.
@@ -79,13 +83,14 @@ pub fn memory(process: u32) -> Result<(u64, u64)> {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Already gone after `stop`; otherwise an error ended the run early.
+        // Already gone after `stop`; otherwise it is to be killed, or an error ended the run early.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Processor time of a process: per thread to the nanosecond, and in total by the tick.
+/// Processor time of processes: per thread to the nanosecond, and in total by the tick.
+#[derive(Default)]
 pub struct Cpu {
     threads: BTreeMap<String, u64>,
     ticks: u64,
@@ -94,7 +99,31 @@ pub struct Cpu {
 impl Cpu {
     /// Of this process.
     pub fn own() -> Result<Self> {
-        Self::read(Path::new("/proc/self"))
+        Self::of_ids([std::process::id()])
+    }
+
+    pub fn of(servers: &[&Process]) -> Result<Self> {
+        Self::of_ids(servers.iter().map(|server| server.child.id()))
+    }
+
+    fn of_ids(ids: impl IntoIterator<Item = u32>) -> Result<Self> {
+        let mut sum = Self::default();
+        for id in ids {
+            sum.add(Self::read(&PathBuf::from(format!("/proc/{id}")))?);
+        }
+        Ok(sum)
+    }
+
+    /// Of those that are there.
+    pub fn of_living(ids: impl IntoIterator<Item = u32>) -> Self {
+        let mut sum = Self::default();
+        ids.into_iter().filter_map(|id| Self::of_ids([id]).ok()).for_each(|one| sum.add(one));
+        sum
+    }
+
+    fn add(&mut self, other: Self) {
+        self.threads.extend(other.threads);
+        self.ticks += other.ticks;
     }
 
     fn read(process: &Path) -> Result<Self> {
@@ -116,10 +145,15 @@ impl Cpu {
     /// Time used since `before`. Threads that ended in between are only in the ticks, so then those decide.
     pub fn since(&self, before: &Self) -> Duration {
         if before.threads.keys().all(|thread| self.threads.contains_key(thread)) {
-            let used = |(thread, now): (&String, &u64)| now - before.threads.get(thread).copied().unwrap_or(0);
-            return Duration::from_nanos(self.threads.iter().map(used).sum());
+            return self.of_living_since(before);
         }
-        Duration::from_millis((self.ticks - before.ticks) * 10)
+        Duration::from_millis(self.ticks.saturating_sub(before.ticks) * 10)
+    }
+
+    /// The same of the threads that are there still.
+    pub fn of_living_since(&self, before: &Self) -> Duration {
+        let used = |(thread, now): (&String, &u64)| now - before.threads.get(thread).copied().unwrap_or(0);
+        Duration::from_nanos(self.threads.iter().map(used).sum())
     }
 }
 
@@ -129,22 +163,58 @@ pub fn thread_cpu() -> Result<Duration> {
     Ok(Duration::from_nanos(line.split_whitespace().next().context("schedstat")?.parse()?))
 }
 
-/// A loopback address nobody listens on.
+/// A loopback address nobody listens on, now and after a restart: below those that the system gives to outgoing connections.
 pub fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = u16::try_from(std::process::id() % 4_000)?;
+    loop {
+        let port = 20_000 + first + NEXT.fetch_add(1, Ordering::Relaxed);
+        anyhow::ensure!(port < 32_000, "no free port");
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            return Ok(listener.local_addr()?);
+        }
+    }
 }
 
-/// Bytes of all files below `folder`.
-pub fn folder_size(folder: &Path) -> Result<u64> {
-    let mut total = 0;
+/// A folder on a disk, where databases lie while they are measured: /tmp is memory on some machines. PostgreSQL may run as
+/// somebody else, who must get there.
+pub fn scratch() -> Result<TempDir> {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let open = |folder: &Path| fs::metadata(folder).is_ok_and(|folder| folder.mode() & 0o001 != 0);
+    let place = if target.ancestors().all(open) { target } else { Path::new("/var/tmp") };
+    tempfile::Builder::new().prefix("countersign-bench-").tempdir_in(place).context("a folder for the databases")
+}
+
+/// Every file below `folder` with its size.
+pub fn files(folder: &Path) -> Result<Vec<(PathBuf, u64)>> {
+    let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let kind = entry.file_type()?;
         if kind.is_dir() {
-            total += folder_size(&entry.path())?;
+            found.extend(files(&entry.path())?);
         } else if kind.is_file() {
-            total += entry.metadata()?.len();
+            found.push((entry.path(), entry.metadata()?.len()));
         }
     }
-    Ok(total)
+    Ok(found)
+}
+
+/// Bytes of all files below `folder`.
+pub fn folder_size(folder: &Path) -> Result<u64> {
+    Ok(files(folder)?.iter().map(|(_, size)| size).sum())
+}
+
+/// Has the kernel forget what it holds in memory of the files below `folder`, so that the next reads come from the disk.
+pub fn forget_files(folder: &Path) -> Result<()> {
+    for (path, size) in files(folder)? {
+        if size >= 1 << 16 {
+            fs::File::open(&path)?.sync_all()?;
+            let mut input = std::ffi::OsString::from("if=");
+            input.push(&path);
+            let status = Command::new("dd").arg(input).args(["iflag=nocache", "count=0", "status=none"]).status();
+            anyhow::ensure!(status.context("dd")?.success(), "dd iflag=nocache {}", path.display());
+        }
+    }
+    Ok(())
 }

@@ -64,6 +64,11 @@ impl Report {
         }
     }
 
+    /// What the sections from here on are about.
+    pub fn subject(title: &str) {
+        println!("\n# {title}");
+    }
+
     pub fn section(title: &str) {
         println!("\n## {title}\n");
         println!("| {:<56} | {:>40} | {:>20} | {:<12} |", "", "measured", "bound", "");
@@ -104,8 +109,10 @@ impl Report {
         cost("signature EdDSA", floors.eddsa);
         cost("signature RS256", floors.rs256);
         cost("verification ES256", floors.es256_verify);
-        cost("SQLite: one indexed read", floors.read);
-        cost("SQLite: one durable commit of one small row", floors.commit);
+        if !floors.update.is_empty() {
+            cost("SQLite: one indexed read", floors.read);
+            cost("SQLite: one durable commit of one small row", floors.commit);
+        }
         for (group, rotation) in &floors.update {
             cost(&format!("SQLite: rotation in place, {group} to a commit"), *rotation);
         }
@@ -144,7 +151,7 @@ impl Report {
         self.errors(name, run);
     }
 
-    fn errors(&mut self, name: &str, run: &Run) {
+    pub fn errors(&mut self, name: &str, run: &Run) {
         if let Some(error) = &run.first_error {
             println!("{name}: {} errors, the first: {error}", run.errors);
             self.over.push(format!("{name} (errors)"));

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::http::{Connection, basic, json_string, write_post};
-use crate::process::{Process, free_address, memory};
+use crate::process::{Process, free_address, memory, scratch};
 
 pub const REDIRECT_URI: &str = "https://rp.example/callback";
 pub const PASSWORD: &str = "an ordinary long passphrase";
@@ -18,6 +18,8 @@ pub const PASSWORD: &str = "an ordinary long passphrase";
 pub struct Installation {
     binary: PathBuf,
     folder: tempfile::TempDir,
+    /// A database on PostgreSQL; without one it is a file in `data`.
+    database: Option<String>,
     pub endpoint: Endpoint,
 }
 
@@ -46,12 +48,16 @@ pub struct Client {
 }
 
 impl Installation {
-    pub fn new(binary: PathBuf) -> Result<Self> {
-        Ok(Self { binary, folder: tempfile::tempdir()?, endpoint: Endpoint { address: free_address()? } })
+    pub fn new(binary: PathBuf, database: Option<String>) -> Result<Self> {
+        Ok(Self { binary, folder: scratch()?, database, endpoint: Endpoint { address: free_address()? } })
     }
 
     pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")
+    }
+
+    pub fn database_file(&self) -> PathBuf {
+        self.data().join("countersign.db")
     }
 
     pub fn binary_size(&self) -> Result<u64> {
@@ -67,17 +73,26 @@ impl Installation {
             .env("COUNTERSIGN_LISTEN", self.endpoint.host())
             .env("COUNTERSIGN_DATA_DIR", self.data())
             // For receivers of logout tokens on this machine.
-            .env("COUNTERSIGN_OUTBOUND__ALLOW_PRIVATE", "true")
-            .env_remove("COUNTERSIGN_DATABASE_URL");
+            .env("COUNTERSIGN_OUTBOUND__ALLOW_PRIVATE", "true");
+        match &self.database {
+            Some(url) => command.env("COUNTERSIGN_DATABASE_URL", url),
+            None => command.env_remove("COUNTERSIGN_DATABASE_URL"),
+        };
         command
     }
 
     /// Starts the server; gives the time to its first answer.
     pub async fn start(&self) -> Result<(Process, Duration)> {
+        self.start_with(self.endpoint.address, &[]).await
+    }
+
+    /// The same at another address and with other settings.
+    pub async fn start_with(&self, address: SocketAddr, env: &[(&str, &str)]) -> Result<(Process, Duration)> {
         let log = std::fs::File::options().create(true).append(true).open(self.log())?;
         let mut command = self.command();
+        command.env("COUNTERSIGN_LISTEN", address.to_string()).envs(env.iter().copied());
         command.arg("serve").stdout(log.try_clone()?).stderr(log);
-        Process::start(&mut command, self.endpoint.address, "/jwks")
+        Process::start(&mut command, address, "/jwks")
             .await
             .with_context(|| format!("the server's log: {}", std::fs::read_to_string(self.log()).unwrap_or_default()))
     }

@@ -17,17 +17,29 @@ use crate::report::{Report, mib};
 use crate::server::{Client, Endpoint};
 use crate::{USERS, millis, user_name};
 
+/// People in front of a page at once, at most.
+const MOST_PEOPLE: usize = 2_000;
+
 /// The steady load: this many connections, each with a refresh every `INTERVAL`.
-const REFRESHERS: usize = 8;
-const INTERVAL: Duration = Duration::from_millis(20);
+pub const REFRESHERS: usize = 8;
+pub const INTERVAL: Duration = Duration::from_millis(20);
+
+/// How many want to sign in.
+#[derive(Clone, Copy)]
+pub enum Offer {
+    /// So many people, each of whom tries again and again, and waits when told to.
+    AtOnce(usize),
+    /// So many presses of the button in a second, whatever the answers.
+    PerSecond(f64),
+}
 
 pub struct Storm<'a> {
-    pub server: &'a Process,
+    pub servers: &'a [&'a Process],
     pub endpoint: Endpoint,
     pub web: &'a Client,
     pub chains: &'a Pool,
     pub access_tokens: &'a Pool,
-    pub attempts: usize,
+    pub offer: Offer,
     pub span: Duration,
 }
 
@@ -39,26 +51,43 @@ struct Seen {
     answers: RefCell<BTreeMap<u16, u64>>,
     without_retry_after: Cell<u64>,
     spans: RefCell<Vec<Duration>>,
+    /// Presses that nobody was left for.
+    missed: Cell<u64>,
     failures: RefCell<BTreeMap<String, u64>>,
 }
 
 impl Storm<'_> {
     pub async fn run(&self, report: &mut Report) -> Result<()> {
         let quiet = self.refresh().await?;
-        let (memory_before, _) = self.server.memory()?;
-        self.server.forget_peak()?;
+        let memory = || -> Result<(u64, u64)> {
+            let each = self.servers.iter().map(|server| server.memory()).collect::<Result<Vec<_>>>()?;
+            Ok((each.iter().map(|(now, _)| now).sum(), each.iter().map(|(_, peak)| peak).sum()))
+        };
+        let (memory_before, _) = memory()?;
+        for server in self.servers {
+            server.forget_peak()?;
+        }
 
         let seen = Rc::new(Seen::default());
         let mut attempts = JoinSet::new();
-        for index in 0..self.attempts {
-            attempts.spawn_local(attempt_again(self.endpoint, self.web.clone(), index, Rc::clone(&seen)));
-        }
+        let title = match self.offer {
+            Offer::AtOnce(people) => {
+                for index in 0..people {
+                    attempts.spawn_local(attempt_again(self.endpoint, self.web.clone(), index, Rc::clone(&seen)));
+                }
+                format!("{people} attempts at once")
+            }
+            Offer::PerSecond(rate) => {
+                attempts.spawn_local(press(self.endpoint, self.web.clone(), rate, Rc::clone(&seen)));
+                format!("{rate:.0} attempts a second")
+            }
+        };
         let stormy = self.refresh().await?;
         seen.over.set(true);
         while attempts.join_next().await.is_some() {}
-        let (_, peak) = self.server.memory()?;
+        let (_, peak) = memory()?;
 
-        Report::section(&format!("Sign-in storm: {} attempts at once beside a steady refresh load", self.attempts));
+        Report::section(&format!("Sign-in storm: {title} beside a steady refresh load"));
         report.run("refresh, quiet", &quiet);
         report.run("refresh, storm", &stormy);
         let (before, during) = (millis(quiet.percentile(99)), millis(stormy.percentile(99)));
@@ -78,6 +107,9 @@ impl Storm<'_> {
         let [middle, most] = [50, 99].map(|percent| millis(at(percent).unwrap_or_default()));
         let attempts = format!("p50 {middle:.0} ms, p99 {most:.0} ms");
         report.figure("a whole attempt", &attempts, Some(("2 s", most / 2000.0)));
+        if seen.missed.get() > 0 {
+            report.figure("attempts that could not be made", &seen.missed.get().to_string(), None);
+        }
         for (failure, count) in seen.failures.take() {
             report.figure("failed", &format!("{count} x {failure}"), Some(("none", 2.0)));
         }
@@ -90,7 +122,7 @@ impl Storm<'_> {
         let operations =
             (0..REFRESHERS).map(|_| Refresh::new(&host, self.web, self.chains, self.access_tokens)).collect();
         let span = Span { warm_up: Duration::from_secs(1), measured: self.span, count: u64::MAX };
-        pace(self.server, span, operations, INTERVAL).await
+        pace(self.servers, self.endpoint.address, span, operations, INTERVAL).await
     }
 }
 
@@ -118,5 +150,60 @@ async fn attempt_again(endpoint: Endpoint, web: Client, index: usize, seen: Rc<S
             }
         };
         *seen.answers.borrow_mut().entry(status).or_default() += 1;
+    }
+}
+
+/// Somebody in front of the sign-in page.
+struct Person {
+    connection: Connection,
+    form: Option<Vec<u8>>,
+}
+
+/// Presses the button so often, always by somebody who does not wait for an answer.
+async fn press(endpoint: Endpoint, web: Client, rate: f64, seen: Rc<Seen>) {
+    let idle: Rc<RefCell<Vec<Person>>> = Rc::default();
+    let mut running = JoinSet::new();
+    let mut ticks = tokio::time::interval(Duration::from_secs_f64(1.0 / rate));
+    let mut count = 0;
+    while !seen.over.get() {
+        ticks.tick().await;
+        while running.try_join_next().is_some() {}
+        if running.len() >= MOST_PEOPLE {
+            seen.missed.set(seen.missed.get() + 1);
+            continue;
+        }
+        count += 1;
+        let new = || Person { connection: Connection::new(endpoint.address), form: None };
+        let mut person = idle.borrow_mut().pop().unwrap_or_else(new);
+        let (idle, seen, web, user) = (Rc::clone(&idle), Rc::clone(&seen), web.clone(), user_name(count % USERS));
+        running.spawn_local(async move {
+            if let Err(error) = person.press(endpoint, &web, &user, &seen).await {
+                *seen.failures.borrow_mut().entry(format!("{error:#}")).or_default() += 1;
+            }
+            idle.borrow_mut().push(person);
+        });
+    }
+    while running.join_next().await.is_some() {}
+}
+
+impl Person {
+    async fn press(&mut self, endpoint: Endpoint, web: &Client, user: &str, seen: &Seen) -> Result<()> {
+        self.connection.forget_closed();
+        let form = match self.form.take() {
+            Some(form) => form,
+            None => Browser::default().sign_in_form(endpoint, &mut self.connection, web, user).await?,
+        };
+        let started = Instant::now();
+        let answer = self.connection.exchange(&form).await?;
+        seen.spans.borrow_mut().push(started.elapsed());
+        *seen.answers.borrow_mut().entry(answer.status).or_default() += 1;
+        if answer.status == 503 {
+            if answer.header("retry-after").is_none() {
+                seen.without_retry_after.set(seen.without_retry_after.get() + 1);
+            }
+            // The same page again.
+            self.form = Some(form);
+        }
+        Ok(())
     }
 }

@@ -25,7 +25,7 @@ fn fails(server: &TestServer, args: &[&str], stdin: &str) -> String {
 }
 
 #[test]
-fn client_create_answers_by_rfc_7591_and_the_server_sees_it_within_two_seconds() {
+fn client_create_answers_by_rfc_7591_and_the_server_sees_it_within_a_second() {
     let w = world();
     let metadata = json!({
         "client_name": "Beside", "redirect_uris": ["https://beside.example/callback"], "contacts": ["a@example.com"],
@@ -33,8 +33,8 @@ fn client_create_answers_by_rfc_7591_and_the_server_sees_it_within_two_seconds()
     let file = w.server.home().join("client.json");
     fs::write(&file, metadata.to_string()).unwrap();
     for (source, stdin) in [("-", metadata.to_string()), (file.to_str().unwrap(), String::new())] {
-        let start = Instant::now();
         let created = w.server.cli_ok(&["client", "create", source], &stdin);
+        let done = Instant::now();
         let created: Value = serde_json::from_str(&created).unwrap();
         assert!(created["client_secret"].as_str().unwrap().starts_with("cs_cs_"), "{created}");
         assert!(created["client_id_issued_at"].is_u64(), "{created}");
@@ -51,7 +51,7 @@ fn client_create_answers_by_rfc_7591_and_the_server_sees_it_within_two_seconds()
         }
         let app = support::App::new(&w.server.issuer, created);
         wait_for("the server to see the client", || w.server.knows(&app).then_some(()));
-        assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+        assert!(done.elapsed() < Duration::from_secs(1), "{:?}", done.elapsed());
     }
 }
 

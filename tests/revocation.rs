@@ -11,9 +11,9 @@ use countersign::clock::UnixTime;
 use countersign::crypto::opaque::Digest;
 use countersign::domain::activity::Origin;
 use countersign::domain::ids::{SessionId, uuid_v7};
-use countersign::store::{Actor, Ending, Reason};
+use countersign::store::{Actor, Deliveries, Ending, Reason};
 use proptest::prelude::*;
-use support::ground::{Given, Ground};
+use support::ground::{DAY, Given, Ground};
 use support::{World, claims, wait_for};
 
 #[derive(diesel::QueryableByName)]
@@ -237,6 +237,36 @@ async fn a_person_ends_their_own_sessions_and_nobody_elses() {
     assert!(!ground.is_signed_in(&second, now).await && ground.refreshes(&second, now).await, "offline goes on");
     assert!(ground.is_signed_in(&third, now).await && ground.token_lives(&third, start, now).await);
     assert!(ground.is_signed_in(&foreign, now).await);
+}
+
+#[actix_web::test]
+async fn s115_a_session_that_runs_out_by_itself_is_told_of_once_and_offline_grants_go_on() {
+    let start = UnixTime::from_seconds(1_700_000_000);
+    let ground = Ground::new(start).await;
+    // More than are ended at a time.
+    let mut all = Vec::new();
+    for n in 0..250 {
+        all.push(ground.give(n % 2, n % 2, n == 0, start).await);
+    }
+    let renewed_until = start.plus(DAY).plus(Duration::from_secs(2));
+    let young = ground.give(0, 0, false, start.plus(Duration::from_secs(2))).await;
+    let deliveries = async |now| {
+        let all = ground.store.list_logout_deliveries(Deliveries::All, true, now).await.unwrap();
+        all.into_iter().map(|delivery| delivery.session_id.unwrap().to_string()).collect::<Vec<_>>()
+    };
+    let sequence = ground.sequence().await;
+    ground.store.sweep(start.plus(DAY).minus(Duration::from_millis(1))).await.unwrap();
+    assert_eq!(deliveries(start).await.len(), 0, "not before its end");
+    let end = start.plus(DAY);
+    while ground.store.sweep(end).await.unwrap() > 0 {}
+    let told = deliveries(end).await;
+    let distinct: BTreeSet<String> = told.iter().cloned().collect();
+    assert_eq!((told.len(), distinct.len()), (250, 250), "each once");
+    assert!(!distinct.contains(young.session.as_str()), "one that still runs");
+    assert_eq!(ground.sequence().await, sequence, "what hangs on them ends by their end");
+    assert!(!ground.is_signed_in(&all[1], end).await && !ground.token_lives(&all[1], start, end).await);
+    ground.store.sweep(renewed_until).await.unwrap();
+    assert_eq!(deliveries(renewed_until).await.len(), 251);
 }
 
 /// Operations that end something, and so must write an entry.

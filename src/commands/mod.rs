@@ -1,5 +1,5 @@
 //! The command line. Each command checks its input, does one operation of the store and prints the outcome; all of them
-//! work beside a running server, which sees the change within a second or two.
+//! work beside a running server, which sees the change within a second.
 
 /// The lower half of a command's `--help`: what it prints, an example, the exit codes.
 macro_rules! manual {
@@ -47,7 +47,7 @@ use terminal::{fields, note, print};
 /// serves in development mode, on this machine only, with a demo user and a demo application to try it with.
 ///
 /// The other commands administer users, clients, resources and signing keys in the same database. They work beside a
-/// running server, which sees the change within a second or two.
+/// running server, which sees the change within a second.
 #[derive(Parser)]
 #[command(
     name = "countersign",

@@ -9,7 +9,6 @@ use diesel::sql_query;
 use diesel::sql_types::{BigInt, Nullable, Text};
 
 use crate::clock::UnixTime;
-use crate::crypto::opaque::Digest;
 use crate::domain::activity::{Event, Origin};
 use crate::domain::ids::{ClientId, GrantId, SessionId, UserId};
 
@@ -20,7 +19,6 @@ use super::revocations::{
 };
 use super::schema::{revocations, sessions, users};
 use super::second_factors::distrust_all;
-use super::sign_outs::{NewSignOut, remember};
 use super::{Store, StoreError};
 
 /// How long a receiver of logout tokens is tried.
@@ -130,7 +128,7 @@ fn enter(conn: &mut Conn, selects: &[String], cause: &Cause, bounds: &Bounds<'_>
 /// millisecond. Their names are made by the database's generator, because one statement writes them all.
 fn queue_logouts(
     conn: &mut Conn,
-    column: &str,
+    which: &str,
     bounds: &Bounds<'_>,
     sequence: Option<i64>,
 ) -> Result<usize, StoreError> {
@@ -145,7 +143,7 @@ fn queue_logouts(
          $1, $6 \
          FROM sessions JOIN session_clients ON session_clients.session_id = sessions.session_id \
          JOIN clients ON clients.client_id = session_clients.client_id \
-         WHERE {column} = $2 AND sessions.session_id <> $3 AND sessions.created_at < $4 AND sessions.ended_at = $1 \
+         WHERE {which} AND sessions.ended_at = $1 \
          AND clients.logout_destination IS NOT NULL AND NOT EXISTS (SELECT 1 FROM outbox AS told \
          WHERE told.session_id = sessions.session_id AND told.subject = clients.client_id)"
     );
@@ -241,9 +239,36 @@ fn conclude(conn: &mut Conn, rule: &Rule<'_>, mut ended: Ended, now: UnixTime) -
         enter(conn, &entries, rule.cause, &bounds)?
     };
     if let Some(column) = session_column.filter(|_| ended.sessions > 0) {
-        ended.told = queue_logouts(conn, column, &bounds, ended.sequence)?;
+        let which = format!("{column} = $2 AND sessions.session_id <> $3 AND sessions.created_at < $4");
+        ended.told = queue_logouts(conn, &which, &bounds, ended.sequence)?;
     }
     Ok(ended)
+}
+
+/// Ends sessions that have run out, so many at most, and queues what their clients are told; how many there were. The log
+/// needs no entry: what hangs on them is judged by their end.
+pub(super) fn end_run_out(conn: &mut Conn, most: i64, now: UnixTime) -> Result<usize, StoreError> {
+    // Judged again outside: one that its person renewed meanwhile goes on.
+    let text = format!(
+        "UPDATE sessions SET ended_at = $1 WHERE ended_at IS NULL AND expires_at <= $1 AND session_id IN \
+         (SELECT session_id FROM sessions WHERE ended_at IS NULL AND expires_at <= $1 ORDER BY expires_at LIMIT {most}) \
+         RETURNING expires_at"
+    );
+    let mark = sql_query(numbered(conn, &text)).bind::<BigInt, _>(now.millis());
+    let ends: Vec<RunOut> =
+        on_backend!(conn, |c| mark.load(c)).map_err(StoreError::operation("ending what has run out"))?;
+    let ends = ends.iter().map(|run_out| run_out.expires_at);
+    let (Some(first), Some(last)) = (ends.clone().min(), ends.clone().max()) else { return Ok(0) };
+    let bounds = Bounds { now: now.millis(), key: "", other: "", before: i64::MAX };
+    let which = format!("sessions.expires_at BETWEEN {first} AND {last} AND $2 = $3 AND sessions.created_at < $4");
+    queue_logouts(conn, &which, &bounds, None)?;
+    Ok(ends.len())
+}
+
+#[derive(QueryableByName)]
+struct RunOut {
+    #[diesel(sql_type = BigInt)]
+    expires_at: i64,
 }
 
 /// Ends all that a person let one client have; how many grants those were.
@@ -293,11 +318,11 @@ pub(super) fn end_others(
 }
 
 /// A session that has just ended.
-struct EndedSession {
-    id: SessionId,
-    user: UserId,
+pub(super) struct EndedSession {
+    pub id: SessionId,
+    pub user: UserId,
     /// Where it was last seen.
-    origin: Origin,
+    pub origin: Origin,
     /// Of its grants, those that end with it; they are not marked, but judged by it.
     below: usize,
     ended: Ended,
@@ -326,7 +351,10 @@ macro_rules! end_session_where {
     }};
 }
 
-fn conclude_session(
+pub(super) use end_session_where;
+
+/// Does for one session that was just marked what its end asks for.
+pub(super) fn conclude_session(
     conn: &mut Conn,
     (id, user, address, user_agent, below): (String, String, String, String, i64),
     issued_before: Option<UnixTime>,
@@ -366,81 +394,6 @@ impl Store {
     /// When the database cannot be written.
     pub async fn revoke_access_token(&self, jti: String, cause: Cause, now: UnixTime) -> Result<(), StoreError> {
         self.write(move |conn| end_token(conn, &jti, &cause, now).map(drop)).await
-    }
-
-    /// Ends the session of a cookie, idle or not, and remembers the page that tells of it. Grants and tokens are judged by
-    /// it. False when there was none to end.
-    ///
-    /// # Errors
-    /// When the database cannot be written.
-    pub async fn end_session(
-        &self,
-        cookie: Digest,
-        origin: Origin,
-        page: Option<NewSignOut>,
-        now: UnixTime,
-    ) -> Result<bool, StoreError> {
-        self.write_and_wake(move |conn| {
-            let cause = Reason::SignedOut.by(Actor::Owner);
-            let own = sessions::cookie_digest.eq(cookie.as_bytes().as_slice());
-            let Some(EndedSession { id, user, .. }) = end_session_where!(conn, own, None, &cause, now)? else {
-                return Ok(false);
-            };
-            note(conn, &NewActivity { user: &user, event: Event::SignedOut, origin: &origin, detail: "" }, now)?;
-            if let Some(page) = &page {
-                remember(conn, page, &id, now)?;
-            }
-            Ok(true)
-        })
-        .await
-    }
-
-    /// A person ends one of their own sessions, from another one. False when it is not theirs or has ended.
-    ///
-    /// # Errors
-    /// When the database cannot be written.
-    pub async fn end_session_by_owner(
-        &self,
-        user: UserId,
-        session: SessionId,
-        origin: Origin,
-        now: UnixTime,
-    ) -> Result<bool, StoreError> {
-        self.write_and_wake(move |conn| {
-            let cause = Reason::SessionEndedByOwner.by(Actor::Owner);
-            let own = sessions::session_id.eq(session.as_str()).and(sessions::user_id.eq(user.as_str()));
-            let Some(session) = end_session_where!(conn, own, None, &cause, now)? else { return Ok(false) };
-            let detail = session.origin.device();
-            let ended = NewActivity { user: &user, event: Event::SessionEnded, origin: &origin, detail: &detail };
-            note(conn, &ended, now)?;
-            Ok(true)
-        })
-        .await
-    }
-
-    /// A person ends all of their sessions but this one. Grants that live without a session go on.
-    ///
-    /// # Errors
-    /// When the database cannot be written.
-    pub async fn end_other_sessions(
-        &self,
-        user: UserId,
-        keep: SessionId,
-        origin: Origin,
-        now: UnixTime,
-    ) -> Result<Ended, StoreError> {
-        self.write_and_wake(move |conn| {
-            let cause = Reason::SessionEndedByOwner.by(Actor::Owner);
-            let target = Target::User(&user);
-            let rule = Rule { target, issued_before: None, keep: Some(&keep), sessions_only: true, cause: &cause };
-            let ended = end(conn, &rule, now)?;
-            if ended.sessions > 0 {
-                let detail = "all others";
-                note(conn, &NewActivity { user: &user, event: Event::SessionEnded, origin: &origin, detail }, now)?;
-            }
-            Ok(ended)
-        })
-        .await
     }
 
     /// Ends what an operator says: all of it, or what was issued before an instant, and what that gave since. A rehearsal

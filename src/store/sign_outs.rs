@@ -1,13 +1,19 @@
-//! What a browser is told after it signed out: at which clients, and how far each of them is.
+//! A person signs out, here or elsewhere; and what the browser is told after it: at which clients, and how far each is.
 
+use diesel::dsl::sql;
 use diesel::prelude::*;
+use diesel::sql_types::BigInt;
 
 use crate::clock::UnixTime;
 use crate::crypto::opaque::Digest;
-use crate::domain::ids::{ClientId, SessionId};
+use crate::domain::activity::{Event, Origin};
+use crate::domain::ids::{ClientId, SessionId, UserId};
 
+use super::activity::{NewActivity, note};
 use super::conn::{Conn, on_backend};
+use super::endings::{Ended, EndedSession, Rule, conclude_session, end, end_session_where};
 use super::outbox::OutboxKind;
+use super::revocations::{Actor, Reason, Target};
 use super::schema::{outbox, session_clients, sessions, sign_outs};
 use super::{Store, StoreError};
 
@@ -43,12 +49,7 @@ pub enum Delivery {
 }
 
 /// Remembers the page of a sign-out in the transaction that ends the session.
-pub(super) fn remember(
-    conn: &mut Conn,
-    new: &NewSignOut,
-    session: &SessionId,
-    now: UnixTime,
-) -> Result<(), StoreError> {
+fn remember(conn: &mut Conn, new: &NewSignOut, session: &SessionId, now: UnixTime) -> Result<(), StoreError> {
     let row = (
         sign_outs::sign_out_digest.eq(new.id.as_bytes().as_slice()),
         sign_outs::browser_digest.eq(new.browser.as_bytes().as_slice()),
@@ -72,6 +73,81 @@ fn clients_of(conn: &mut Conn, session: &SessionId) -> Result<Vec<String>, Store
 }
 
 impl Store {
+    /// Ends the session of a cookie, idle or not, and remembers the page that tells of it. Grants and tokens are judged by
+    /// it. False when there was none to end.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn end_session(
+        &self,
+        cookie: Digest,
+        origin: Origin,
+        page: Option<NewSignOut>,
+        now: UnixTime,
+    ) -> Result<bool, StoreError> {
+        self.write_and_wake(move |conn| {
+            let cause = Reason::SignedOut.by(Actor::Owner);
+            let own = sessions::cookie_digest.eq(cookie.as_bytes().as_slice());
+            let Some(EndedSession { id, user, .. }) = end_session_where!(conn, own, None, &cause, now)? else {
+                return Ok(false);
+            };
+            note(conn, &NewActivity { user: &user, event: Event::SignedOut, origin: &origin, detail: "" }, now)?;
+            if let Some(page) = &page {
+                remember(conn, page, &id, now)?;
+            }
+            Ok(true)
+        })
+        .await
+    }
+
+    /// A person ends one of their own sessions, from another one. False when it is not theirs or has ended.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn end_session_by_owner(
+        &self,
+        user: UserId,
+        session: SessionId,
+        origin: Origin,
+        now: UnixTime,
+    ) -> Result<bool, StoreError> {
+        self.write_and_wake(move |conn| {
+            let cause = Reason::SessionEndedByOwner.by(Actor::Owner);
+            let own = sessions::session_id.eq(session.as_str()).and(sessions::user_id.eq(user.as_str()));
+            let Some(session) = end_session_where!(conn, own, None, &cause, now)? else { return Ok(false) };
+            let detail = session.origin.device();
+            let ended = NewActivity { user: &user, event: Event::SessionEnded, origin: &origin, detail: &detail };
+            note(conn, &ended, now)?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// A person ends all of their sessions but this one. Grants that live without a session go on.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn end_other_sessions(
+        &self,
+        user: UserId,
+        keep: SessionId,
+        origin: Origin,
+        now: UnixTime,
+    ) -> Result<Ended, StoreError> {
+        self.write_and_wake(move |conn| {
+            let cause = Reason::SessionEndedByOwner.by(Actor::Owner);
+            let target = Target::User(&user);
+            let rule = Rule { target, issued_before: None, keep: Some(&keep), sessions_only: true, cause: &cause };
+            let ended = end(conn, &rule, now)?;
+            if ended.sessions > 0 {
+                let detail = "all others";
+                note(conn, &NewActivity { user: &user, event: Event::SessionEnded, origin: &origin, detail }, now)?;
+            }
+            Ok(ended)
+        })
+        .await
+    }
+
     /// The clients of the session of a cookie that has not ended, idle or not.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use crate::crypto::opaque::Digest;
 
 use super::activity::KEPT_FOR;
 use super::conn::{Conn, on_backend};
+use super::endings::end_run_out;
 use super::grants::GRACE;
 use super::registry::changed;
 use super::schema::assertion_ids;
@@ -32,7 +33,7 @@ fn sweep_table(conn: &mut Conn, table: &str, key: &str, end: &str, before: UnixT
 }
 
 impl Store {
-    /// Deletes a batch of dead rows of every kind; how many there were. Rows that a token may still be judged by stay
+    /// Ends a batch of sessions that have run out and deletes a batch of dead rows of every kind; how many there were. Rows that a token may still be judged by stay
     /// until the last such token is dead.
     ///
     /// # Errors
@@ -51,7 +52,7 @@ impl Store {
             ("grants", "grant_id", late),
             ("sessions", "session_id", late),
         ];
-        let mut swept = 0;
+        let mut swept = self.write_and_wake(move |conn| end_run_out(conn, BATCH, now)).await?;
         for (table, key, before) in tables {
             swept += self.write_one(move |conn| sweep_table(conn, table, key, "expires_at", before)).await?;
         }

@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{PASSWORD, TestServer, World, wait_for, word, world};
+use support::{PASSWORD, TestServer, World, claims, wait_for, word, world};
 
 /// Standard error of a command that must fail, and must say nothing on standard output.
 #[track_caller]
@@ -118,6 +118,68 @@ fn users_are_created_shown_and_disabled() {
     create("empty", "");
     fails(&w.server, &["user", "show", "nobody"], "");
     fails(&w.server, &["user", "disable", "nobody"], "");
+}
+
+#[test]
+fn owners_are_told_by_mail_of_what_the_operator_does_to_their_account() {
+    let server = TestServer::running(&[support::TO_DIRECTORY]);
+    for name in ["ada", "bob"] {
+        server.user(name);
+    }
+    let browser = support::Browser::new(&server);
+    browser.sign_in_as(&browser.open(server.url("/")), "ada", PASSWORD).is("home-page");
+    support::phone::enrol(&server, &browser);
+    assert!(server.mail_to("ada@example.com", 1).text.contains("A second step was added"));
+    let told = |address: &str, number: usize, words: &str| {
+        let mail = server.mail_to(address, number);
+        assert!(mail.text.contains(words) && mail.text.contains("By: the people who run"), "{words}: {}", mail.text);
+        assert!(!mail.text.contains("Browser:"), "{}", mail.text);
+    };
+    server.cli_ok(&["user", "set-password", "ada", "--password-stdin"], "a different horse ate the battery\n");
+    told("ada@example.com", 2, "The password of your account was changed");
+    server.cli_ok(&["user", "reset-mfa", "ada"], "");
+    told("ada@example.com", 3, "Every authenticator and recovery code was removed");
+    // Nothing changes, so nothing is told.
+    server.cli_ok(&["user", "reset-mfa", "ada"], "");
+    server.cli_ok(&["user", "set-email", "ada", "ada@example.com", "--verified"], "");
+    server.cli_ok(&["user", "set-email", "ada", "new@example.com"], "");
+    told("ada@example.com", 4, "The e-mail address of your account is now new@example.com");
+    server.cli_ok(&["user", "set-email", "ada", "--remove"], "");
+    told("new@example.com", 1, "has no e-mail address any more");
+    server.cli_ok(&["user", "set-password", "ada", "--password-stdin"], &format!("{PASSWORD}\n"));
+
+    server.cli_ok(&["user", "disable", "bob"], "");
+    told("bob@example.com", 1, "Nobody can sign in to your account");
+    server.cli_ok(&["user", "disable", "bob"], "");
+    server.cli_ok(&["user", "enable", "bob"], "");
+    server.cli_ok(&["user", "delete", "bob", "--yes"], "");
+    told("bob@example.com", 2, "Your account and all that belonged to it were deleted");
+    assert_eq!(server.mails().len(), 7, "{:?}", server.mails());
+}
+
+#[test]
+fn a_user_is_deleted_by_name_with_all_that_they_have_running() {
+    let w = World::new(&[]);
+    let browser = w.browser();
+    let held = w.web.tokens(&browser, "openid offline_access");
+    let refused = fails(&w.server, &["user", "delete", "ada"], "aad\n");
+    assert!(refused.contains("would delete user ada") && refused.contains("1 session and 1 grant"), "{refused}");
+    assert!(refused.contains("nothing has been changed") && w.web.is_active(held.access()), "{refused}");
+    fails(&w.server, &["user", "delete", "ada"], "");
+    let sub = claims(held.id())["sub"].as_str().unwrap().to_owned();
+    let done = w.server.cli_ok(&["user", "delete", "Ada"], "ada\n");
+    assert!(done.contains("Deleted user ada; 1 session and 1 grant"), "{done}");
+    assert!(!w.web.is_active(held.access()));
+    w.web.refresh(held.refresh()).refused(400, "invalid_grant");
+    assert_eq!(browser.open(w.web.request().with("prompt", "none").url()).error(), "login_required");
+    fails(&w.server, &["user", "show", "ada"], "");
+    assert!(fails(&w.server, &["user", "delete", "ada", "--yes"], "").contains("there is no user ada"));
+    // Another one of that name is another person.
+    w.server.user("ada");
+    assert!(!w.server.cli_ok(&["user", "show", "ada"], "").contains(&sub));
+    w.server.cli_ok(&["user", "create", "root", "--admin", "--password-stdin"], PASSWORD);
+    assert!(fails(&w.server, &["user", "delete", "root", "--yes"], "").contains("last administrator"));
+    w.server.cli_ok(&["user", "rm", "ada", "--yes"], "");
 }
 
 #[test]

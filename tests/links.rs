@@ -9,8 +9,11 @@ use countersign::crypto::opaque::{Digest, MailLink};
 use countersign::domain::activity::{Event, Origin};
 use countersign::domain::ids::UserId;
 use countersign::domain::link::LinkKind;
+use countersign::domain::throttle::Bucket;
 use countersign::domain::user::User;
-use countersign::store::{EmailConfirmation, NewLink, NewUser, PasswordReset, Registered, Registration, Store};
+use countersign::store::{
+    EmailConfirmation, Failure, NewLink, NewUser, PasswordReset, Registered, Registration, Store,
+};
 use tempfile::TempDir;
 
 const NOW: UnixTime = UnixTime::from_seconds(1_800_000_000);
@@ -107,7 +110,7 @@ async fn s64_of_32_that_use_one_link_at_once_one_wins_and_the_link_serves_nothin
 async fn s64_a_disabled_account_gets_no_link_and_uses_none() {
     let world = World::new().await;
     let link = world.link(LinkKind::ResetPassword, Some(&world.ada)).await;
-    world.store.set_user_disabled(world.ada.clone(), true, NOW).await.unwrap();
+    world.store.set_user_disabled(world.ada.clone(), true, None, NOW).await.unwrap();
     assert!(!world.store.reset_password(world.reset(link, "new"), NOW).await.unwrap());
     assert_eq!(world.hash().await, "old");
     let digest = MailLink::mint().unwrap().digest();
@@ -152,4 +155,43 @@ async fn s82_of_two_that_confirm_one_name_or_address_one_gets_it() {
     same_address.user.email = Some("Grace@Example.com".to_owned());
     assert_eq!(register(same_address).await, Registration::Taken);
     assert!(world.store.find_user_by_name("hopper").await.unwrap().is_none());
+}
+
+#[actix_web::test]
+async fn s62_a_reset_opens_a_count_of_codes_that_had_shut_and_forgets_nothing_of_it() {
+    let world = World::new().await;
+    let codes = || vec![Bucket::second_factor(&world.ada, None)];
+    let mut now = NOW;
+    // Whoever guesses waits as they are told to, until the count is shut.
+    let mut guess = async |times: usize| {
+        for _ in 0..times {
+            now = world.store.throttled_until(codes(), now).await.unwrap().unwrap_or(now);
+            let failure = Failure { buckets: codes(), account: None, origin: Origin::default() };
+            assert_eq!(world.store.record_failure(failure, now).await.unwrap(), None);
+        }
+        (now, world.store.throttled_until(codes(), now).await.unwrap().map(|until| until.since(now)))
+    };
+    let reset = async |at: UnixTime| {
+        let kind = LinkKind::ResetPassword;
+        let digest = MailLink::mint().unwrap().digest();
+        let link = NewLink {
+            digest,
+            kind,
+            user_id: Some(world.ada.clone()),
+            sealed: None,
+            expires_at: at.plus(kind.lifetime()),
+        };
+        assert!(world.store.create_link(link).await.unwrap());
+        assert!(world.store.reset_password(world.reset(digest, "new"), at).await.unwrap());
+        world.store.throttled_until(codes(), at).await.unwrap().map(|until| until.since(at))
+    };
+    let (quarter, year) = (Duration::from_mins(15), Duration::from_hours(24 * 365));
+    // One that is not shut stays as it is.
+    let (at, waits) = guess(6).await;
+    assert_eq!((waits, reset(at).await), (Some(Duration::from_mins(1)), Some(Duration::from_mins(1))));
+    let (at, waits) = guess(94).await;
+    assert_eq!((waits, reset(at).await), (Some(year), Some(quarter)));
+    let (_, waits) = guess(9).await;
+    assert_eq!(waits, Some(quarter), "nine more, each a quarter of an hour after the other");
+    assert_eq!(guess(1).await.1, Some(year));
 }

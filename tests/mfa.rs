@@ -118,16 +118,57 @@ fn s59_no_older_session_and_no_other_door_goes_without_the_second_step() {
     assert_eq!(older.open(w.web.request().with("prompt", "none").url()).error(), "login_required");
     for path in ["/", "/account/security", "/account/totp"] {
         let page = older.open(w.server.url(path));
-        assert!(page.has("mfa-page") || page.has("login-page"), "{path}: {page:?}");
-        assert!(!page.answer.body.contains("totp-secret"), "{path}");
+        assert!(page.has("login-page"), "{path}: {page:?}");
     }
-    // Only what is missing is asked for.
-    let page = older.open(w.web.request().url());
     let cookie = older.cookies()["cs_session"].clone();
+    let page = older.sign_in_as(&older.open(w.web.request().url()), &name, PASSWORD);
     let done = older.press(page.is("mfa-page"), "mfa-submit", &[("code", &phone.code())]);
     assert_eq!(strength(&w.web.redeem(&done.code()).ok()).0, MFA);
     assert_ne!(older.cookies()["cs_session"], cookie, "s73");
     older.open(w.server.url("/")).is("home-page");
+}
+
+#[test]
+fn s59_s76_a_first_app_ends_what_the_password_alone_had_opened() {
+    let w = world();
+    let held = |browser: &Browser| w.web.tokens(browser, "openid offline_access");
+    let ended = |tokens: &support::app::Tokens| {
+        assert!(!w.web.is_active(tokens.access()));
+        w.web.refresh(tokens.refresh()).refused(400, "invalid_grant");
+    };
+    // In the account.
+    let name = person(&w);
+    let (here, there) = (signed_in(&w.server, &name), signed_in(&w.server, &name));
+    let (own, others, bound) = (held(&here), held(&there), w.web.tokens(&here, "openid"));
+    let unspent = here.open(w.web.request().url()).code();
+    let page = here.open(w.server.url("/account/totp"));
+    assert!(page.answer.body.contains("are signed out") && !page.has("end_others"), "{page:?}");
+    enrol(&w.server, &here);
+    [&own, &others, &bound].into_iter().for_each(ended);
+    w.web.redeem(&unspent).refused(400, "invalid_grant");
+    there.open(w.server.url("/")).is("login-page");
+    // The session has shown both; its applications get what is worth more, without a page. Another app ends nothing.
+    let stronger = held(&here);
+    assert_eq!(strength(&stronger.0).0, MFA);
+    let page = here.open(w.server.url("/account/totp"));
+    let second = Phone::of(&page);
+    assert!(page.has("end_others") && !page.answer.body.contains("are signed out"), "{page:?}");
+    here.press(&page, "totp-confirm", &[("code", &second.code()), ("name", "Second")]).is("security-page");
+    assert!(w.web.is_active(stronger.access()));
+    w.web.refresh(stronger.refresh()).ok();
+
+    // In the middle of a sign-in.
+    let name = person(&w);
+    let older = signed_in(&w.server, &name);
+    let others = held(&older);
+    let browser = w.browser();
+    let page = browser.open(w.web.request().with("claims", &essential(MFA)).url());
+    let page = browser.sign_in_as(&page, &name, PASSWORD);
+    let shown = browser.press(&page, "totp-confirm", &[("code", &Phone::of(&page).code())]);
+    ended(&others);
+    older.open(w.server.url("/")).is("login-page");
+    let done = browser.open(shown.url.join(&link(&shown, "recovery-codes-continue")).unwrap());
+    assert_eq!(strength(&w.web.redeem(&done.code()).ok()).0, MFA);
 }
 
 #[test]
@@ -276,6 +317,66 @@ fn s56_codes_and_recovery_codes_share_one_count_which_a_known_browser_does_not_w
     home.press(&home.open(w.server.url("/")), "sign-out", &[]);
     let page = home.sign_in_as(&home.open(w.web.request().url()), &name, PASSWORD);
     home.press(page.is("mfa-page"), "mfa-submit", &[("code", &phone.code())]).code();
+}
+
+#[test]
+fn s56_a_browser_that_showed_the_password_alone_is_counted_with_everybody_and_a_second_factor_makes_it_known() {
+    const NEW: &str = "a different horse ate the battery";
+    let w = World::new(&[]);
+    let weak = signed_in(&w.server, "ada");
+    weak.press(&weak.open(w.server.url("/")), "sign-out", &[]);
+    let home = signed_in(&w.server, "ada");
+    let (phone, codes) = enrol(&w.server, &home);
+    // By a code, by a recovery code and by setting up the app a browser becomes known.
+    let (by_code, page) = halfway(&w, "ada");
+    by_code.press(&page, "mfa-submit", &[("code", &phone.code())]).code();
+    let (by_recovery, page) = halfway(&w, "ada");
+    let page = by_recovery.open(format!("{}/recovery", page.url));
+    by_recovery.press(&page, "recovery-submit", &[("recovery_code", &codes[0])]).code();
+    let guess = |password: &str| {
+        let (stranger, mut page) = (w.browser(), None);
+        for _ in 0..6 {
+            let shown = page.take().unwrap_or_else(|| {
+                stranger.sign_in_as(&stranger.open(w.web.request().url()), "ada", password).is("mfa-page").clone()
+            });
+            page = Some(stranger.press(&shown, "mfa-submit", &[("code", &phone.wrong_code())]));
+        }
+        assert_eq!(page.unwrap().answer.status, 429, "it is shut to browsers that are not known");
+    };
+    let halfway_again = |browser: &Browser, password: &str| {
+        let home = browser.open(w.server.url("/"));
+        if home.has("sign-out") {
+            browser.press(&home, "sign-out", &[]);
+        }
+        browser.sign_in_as(&browser.open(w.web.request().url()), "ada", password).is("mfa-page").clone()
+    };
+    let unused = std::cell::RefCell::new(codes[1..].iter());
+    let gets_in = |browser: &Browser, password: &str| {
+        let page = browser.open(format!("{}/recovery", halfway_again(browser, password).url));
+        browser.press(&page, "recovery-submit", &[("recovery_code", unused.borrow_mut().next().unwrap())]).code();
+    };
+    let waits = |browser: &Browser, password: &str| {
+        let page = halfway_again(browser, password);
+        assert_eq!(browser.press(&page, "mfa-submit", &[("code", &phone.wrong_code())]).answer.status, 429);
+    };
+    guess(PASSWORD);
+    waits(&weak, PASSWORD);
+    for known in [&home, &by_code, &by_recovery] {
+        gets_in(known, PASSWORD);
+    }
+    // It is known to the password's count as well.
+    let stranger = w.browser();
+    for _ in 0..6 {
+        stranger.sign_in_as(&stranger.open(w.web.request().url()), "ada", "wrong");
+    }
+    assert_eq!(stranger.sign_in_as(&stranger.open(w.web.request().url()), "ada", PASSWORD).answer.status, 429);
+    gets_in(&home, PASSWORD);
+    // With a new password it stays known, by a mark of that password; the others were known by the old one.
+    let page = home.open(w.server.url("/account/password"));
+    home.press(&page, "password-save", &[("password", NEW), ("again", NEW)]).is("account-page");
+    guess(NEW);
+    waits(&by_code, NEW);
+    gets_in(&home, NEW);
 }
 
 #[test]
@@ -439,6 +540,82 @@ fn a_trusted_browser_goes_without_the_code_until_its_owner_takes_that_back() {
     assert!(!gone.is("security-page").has("distrust-1"));
     again().0.is("mfa-page");
     assert_eq!(weak.open(w.web.request().with("prompt", "none").url()).error(), "login_required");
+}
+
+/// Signs in with a code in a browser that needs none from then on; what it keeps when its session is gone.
+fn trusting(w: &World, name: &str, phone: &Phone) -> std::collections::BTreeMap<String, String> {
+    let (browser, page) = halfway(w, name);
+    let mut form = page.form_of("mfa-submit").filled(&[("code", &phone.code())]);
+    form.retain(|(name, _)| name != "trust");
+    form.push(("trust".to_owned(), "yes".to_owned()));
+    let url = page.url.join(&page.form_of("mfa-submit").action).unwrap();
+    browser.send(post(url.as_str(), &form).header("origin", &w.server.issuer));
+    let mut kept = browser.cookies();
+    assert!(kept.remove("cs_session").is_some());
+    kept
+}
+
+#[test]
+fn what_is_kept_of_second_factors_can_be_taken_away_and_holds_no_secret() {
+    let w = World::new(&[("COUNTERSIGN_MFA__TRUST_BROWSER", "30d")]);
+    let home = signed_in(&w.server, "ada");
+    let (phone, codes) = enrol(&w.server, &home);
+    let trusted = trusting(&w, "ada", &phone);
+    let page = home.open(w.server.url("/account/data"));
+    let data = home.press(&page, "data-download", &[]).answer;
+    let kept = data.ok();
+    let now = || kept["exported_at"].as_str().unwrap()[..10].to_owned();
+    assert_eq!(kept["second_factors"][0]["name"], "My phone", "{kept:#}");
+    for since in [&kept["second_factors"][0]["since"], &kept["trusted_browsers"][0]["since"]] {
+        assert!(since.as_str().unwrap().starts_with(&now()), "{kept:#}");
+    }
+    assert_eq!(
+        (&kept["recovery_codes_left"], &kept["trusted_browsers"][0]["address"]),
+        (&json!(10), &json!("127.0.0.1"))
+    );
+    let text = totp_rs::Secret::new(phone.secret().into()).to_base32();
+    let secrets = codes.iter().chain(trusted.values()).chain([&text]);
+    for secret in secrets.map(String::as_str).chain(["secret", "digest", "sealed"]) {
+        assert!(!data.body.contains(secret), "{secret}");
+    }
+}
+
+#[test]
+fn s76_trust_in_browsers_ends_with_the_password_the_other_sessions_and_another_factor() {
+    let w = World::new(&[("COUNTERSIGN_MFA__TRUST_BROWSER", "30d")]);
+    for way in ["password", "sessions", "factor"] {
+        let name = person(&w);
+        let home = signed_in(&w.server, &name);
+        let (phone, _) = enrol(&w.server, &home);
+        let kept = trusting(&w, &name, &phone);
+        let again = |password: &str| {
+            let browser = w.browser();
+            browser.set_cookies(kept.clone());
+            browser.sign_in_as(&browser.open(w.web.request().url()), &name, password)
+        };
+        again(PASSWORD).code();
+        let mut password = PASSWORD;
+        match way {
+            "password" => {
+                password = "a different horse ate the battery";
+                let page = home.open(w.server.url("/account/password"));
+                let mut form = page.form_of("password-save").filled(&[("password", password), ("again", password)]);
+                form.retain(|(name, _)| name != "end_others");
+                let answer = home.send(post(page.url.as_str(), &form).header("origin", &w.server.issuer));
+                assert_eq!(answer.header("location"), "/account?password-changed");
+            }
+            "sessions" => drop(home.press(&home.open(w.server.url("/account/sessions")), "sessions-end-others", &[])),
+            _ => {
+                let page = home.open(w.server.url("/account/totp"));
+                let mut form = page.form_of("totp-confirm").filled(&[("code", &Phone::of(&page).code())]);
+                form.retain(|(name, _)| name != "end_others");
+                form.push(("end_others".to_owned(), "yes".to_owned()));
+                let answer = home.send(post(page.url.as_str(), &form).header("origin", &w.server.issuer));
+                assert_eq!(answer.header("location"), "/account/security?added");
+            }
+        }
+        again(password).is("mfa-page");
+    }
 }
 
 #[test]

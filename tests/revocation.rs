@@ -350,6 +350,7 @@ const WRITERS: &[&str] = &[
     "end_others(",
     "end_session_where!(",
     "end_token(",
+    "end_weaker(",
     "replace_key(",
     "revoke(",
 ];
@@ -412,11 +413,11 @@ async fn s111_what_ends_leaves_an_entry_and_what_ended_before_leaves_none() {
         store.end_session(given.cookie, Origin::default(), None, now).await.unwrap();
         expect!(entries, "a session");
     }
-    store.set_password(ada.clone(), "x".into(), false, now).await.unwrap();
+    store.set_password(ada.clone(), "x".into(), false, None, now).await.unwrap();
     expect!(1, "a new password");
-    store.set_user_disabled(ada.clone(), true, now).await.unwrap();
+    store.set_user_disabled(ada.clone(), true, None, now).await.unwrap();
     expect!(1, "a disabled account");
-    store.set_user_disabled(ada.clone(), false, now).await.unwrap();
+    store.set_user_disabled(ada.clone(), false, None, now).await.unwrap();
     expect!(0, "an enabled one");
     store.rotate_client_secret(client.clone(), Digest::of(b"new"), now, now).await.unwrap();
     expect!(1, "a new secret");

@@ -16,14 +16,15 @@ use countersign::domain::client::Client;
 use countersign::domain::flow::{Destination, Flow, Progress};
 use countersign::domain::grant::{Grant, GrantDetails};
 use countersign::domain::ids::{ClientId, GrantId, SessionId, UserId, uuid_v7};
+use countersign::domain::second_factor::NewDevice;
 use countersign::domain::session::{Authentication, Session};
 use countersign::domain::throttle::Bucket;
 use countersign::domain::user::User;
 use countersign::protocol::metadata::ClientMetadata;
 use countersign::protocol::scope::Scope;
 use countersign::store::{
-    Actor, Exchange, Failure, FirstRefreshToken, NewGrant, NewSession, NewUser, PersonsToken, Reason, Registered,
-    Rotation, RotationRequest, SecondFactor, SignIn, Store, StoreError,
+    Actor, Added, Exchange, FactorChange, Failure, FirstRefreshToken, NewGrant, NewSession, NewUser, PersonsToken,
+    Reason, Registered, Rotation, RotationRequest, SecondFactor, SessionRise, SignIn, Store, StoreError,
 };
 
 const NOW: UnixTime = UnixTime::from_seconds(1_700_000_000);
@@ -98,8 +99,19 @@ impl World {
     }
 
     async fn sign_in(&mut self, continues: bool) -> SignIn {
+        self.cookie = SessionSecret::mint().unwrap().digest();
+        self.sign_in_with(&self.session, self.cookie, continues, SecondFactor::None).await
+    }
+
+    async fn sign_in_with(
+        &self,
+        session: &SessionId,
+        cookie: Digest,
+        continues: bool,
+        second_factor: SecondFactor,
+    ) -> SignIn {
         let session = Session {
-            id: self.session.clone(),
+            id: session.clone(),
             user_id: self.user.clone(),
             authentication: Authentication { at: NOW, acr: "a".into(), amr: "pwd".into() },
             proven_at: NOW,
@@ -108,16 +120,15 @@ impl World {
             is_kept: false,
             auth_address: String::new(),
         };
-        self.cookie = SessionSecret::mint().unwrap().digest();
         let flow = FlowId::mint().unwrap().digest();
         let new = NewSession {
             session,
-            cookie: self.cookie,
+            cookie,
             origin: origin(),
             continues,
             replaces: None,
             verified_hash: Some(Digest::of(b"x")),
-            second_factor: SecondFactor::None,
+            second_factor,
             trust: None,
             notices: Vec::new(),
             rehashed: None,
@@ -129,7 +140,44 @@ impl World {
         self.store.sign_in(new, NOW).await.unwrap()
     }
 
+    /// An app whose secret was shown here, ready to be added.
+    async fn app(&self, name: &str) -> NewDevice {
+        let binding = Digest::of(name.as_bytes());
+        let secret = name.as_bytes().to_vec();
+        let shown = self.store.open_enrolment(binding, self.user.clone(), secret, NOW.plus(DAY), NOW).await.unwrap();
+        let (device_id, name) = (uuid_v7(NOW), name.to_owned());
+        NewDevice { device_id, name, binding, sealed_secret: shown, step: 1, recovery_codes: Vec::new() }
+    }
+
+    /// Adds it in the session of this world, which rises by it.
+    async fn add(&self, app: NewDevice) -> Added {
+        let change = FactorChange {
+            user: self.user.clone(),
+            origin: origin(),
+            session: self.session.clone(),
+            ends_others: false,
+            notices: Vec::new(),
+        };
+        let authentication = Authentication { at: NOW, acr: "b".into(), amr: "pwd otp mfa".into() };
+        let rise = SessionRise { cookie: SessionSecret::mint().unwrap().digest(), authentication };
+        self.store.add_totp_device(change, app, Some(rise), NOW).await.unwrap()
+    }
+
+    async fn apps(&self) -> usize {
+        let user = self.store.find_user(self.user.clone()).await.unwrap().unwrap();
+        let apps = self.store.list_totp_devices(self.user.clone()).await.unwrap().len();
+        assert_eq!(user.has_second_factor, apps > 0);
+        apps
+    }
+
     async fn grant(&self, scope: &str) -> (GrantSecret, GrantId) {
+        let (secret, id, given) = self.try_grant(scope, "pwd").await;
+        assert!(given);
+        (secret, id)
+    }
+
+    /// A grant for a session that was read with these methods, and whether it was given.
+    async fn try_grant(&self, scope: &str, amr: &str) -> (GrantSecret, GrantId, bool) {
         let secret = GrantSecret::mint().unwrap();
         let id = GrantId::new(NOW);
         let new = NewGrant {
@@ -145,13 +193,13 @@ impl World {
                 session_id: self.session.clone(),
                 scope: Scope::parse(scope).unwrap(),
                 details: GrantDetails::default(),
-                authentication: Authentication { at: NOW, acr: "a".into(), amr: "pwd".into() },
+                authentication: Authentication { at: NOW, acr: "a".into(), amr: amr.into() },
                 network: None,
                 created_at: NOW,
             },
         };
-        assert!(self.store.create_grant(new).await.unwrap());
-        (secret, id)
+        let given = self.store.create_grant(new).await.unwrap();
+        (secret, id, given)
     }
 
     async fn exchange(&self, code: GrantSecret, first: &GrantSecret) -> Exchange {
@@ -284,9 +332,9 @@ async fn s26_s76_what_ends_above_ends_below_and_stays_ended() {
     assert!(!world.lives(&bound_grant).await && world.lives(&offline_grant).await);
     assert_eq!(world.sign_in(true).await, SignIn::Gone, "s74 an ended session does not go on");
 
-    world.store.set_user_disabled(world.user.clone(), true, NOW).await.unwrap();
+    world.store.set_user_disabled(world.user.clone(), true, None, NOW).await.unwrap();
     assert!(matches!(world.rotate(&offline, 10, NOW).await.0, Rotation::Dead));
-    world.store.set_user_disabled(world.user.clone(), false, NOW).await.unwrap();
+    world.store.set_user_disabled(world.user.clone(), false, None, NOW).await.unwrap();
     assert!(matches!(world.rotate(&offline, 10, NOW).await.0, Rotation::Dead), "opening the account revives nothing");
     assert!(!world.lives(&offline_grant).await);
 }
@@ -353,7 +401,7 @@ async fn s111_what_happens_to_an_account_is_noted_with_the_fact_and_bounded() {
     let signed_in = noted.iter().find(|activity| activity.event == Event::SignedIn).unwrap();
     assert_eq!((noted.len(), &signed_in.origin), (2, &origin()), "World::new created the account and signed in");
     // A transaction that stores nothing notes nothing.
-    world.store.set_password(world.user.clone(), "y".into(), true, NOW).await.unwrap();
+    world.store.set_password(world.user.clone(), "y".into(), true, None, NOW).await.unwrap();
     assert_eq!(world.sign_in(true).await, SignIn::Gone);
     let mut expected = events(&world).await;
     expected.sort_by_key(|event| event.as_str());
@@ -374,9 +422,65 @@ async fn s111_what_happens_to_an_account_is_noted_with_the_fact_and_bounded() {
 #[actix_web::test]
 async fn s76_a_password_set_while_the_old_one_was_verified_wins() {
     let mut world = World::new().await;
-    world.store.set_password(world.user.clone(), "y".into(), true, NOW).await.unwrap();
+    world.store.set_password(world.user.clone(), "y".into(), true, None, NOW).await.unwrap();
     assert_eq!(world.sign_in(true).await, SignIn::Gone);
     assert_eq!(world.sign_in(false).await, SignIn::Gone);
+}
+
+#[actix_web::test]
+async fn s59_of_many_first_apps_one_is_added_whatever_door_they_come_by() {
+    let world = World::new().await;
+    let mut apps = Vec::new();
+    for number in 0..16 {
+        apps.push(world.app(&number.to_string()).await);
+    }
+    let sign_ins: Vec<NewDevice> = apps.split_off(8);
+    let cookies: Vec<_> =
+        sign_ins.iter().map(|_| (SessionId::random(), SessionSecret::mint().unwrap().digest())).collect();
+    let in_the_account = futures_util::future::join_all(apps.into_iter().map(|app| world.add(app)));
+    let on_the_way = futures_util::future::join_all(
+        sign_ins
+            .into_iter()
+            .zip(&cookies)
+            .map(|(app, (id, cookie))| world.sign_in_with(id, *cookie, false, SecondFactor::Enrol(app))),
+    );
+    let (in_the_account, on_the_way) = futures_util::future::join(in_the_account, on_the_way).await;
+    let added = in_the_account.iter().filter(|added| matches!(added, Added::Done { .. })).count();
+    let enrolled = on_the_way.iter().filter(|done| matches!(done, SignIn::Enrolled { .. })).count();
+    assert_eq!((added + enrolled, world.apps().await), (1, 1), "{in_the_account:?} {on_the_way:?}");
+    // Nobody who came second by a door is let in by it.
+    for (done, (_, cookie)) in on_the_way.iter().zip(&cookies) {
+        let living = world.store.find_session(*cookie, NOW.minus(DAY), NOW).await.unwrap().is_some();
+        assert_eq!(living, matches!(done, SignIn::Enrolled { .. }));
+    }
+    assert_eq!(world.add(world.app("late").await).await, Added::Gone);
+    let late = SecondFactor::Enrol(world.app("later").await);
+    assert_eq!(world.sign_in_with(&SessionId::random(), world.binding, false, late).await, SignIn::Gone);
+    assert_eq!(world.apps().await, 1);
+}
+
+#[actix_web::test]
+async fn s59_a_session_that_has_ended_adds_no_app_and_does_not_rise() {
+    let world = World::new().await;
+    let (one, other) = (world.app("one").await, world.app("other").await);
+    assert!(world.store.end_session(world.cookie, origin(), None, NOW).await.unwrap());
+    assert_eq!(world.add(one).await, Added::Gone);
+    let rise = world.sign_in_with(&world.session, world.binding, true, SecondFactor::Enrol(other)).await;
+    assert_eq!((rise, world.apps().await), (SignIn::Gone, 0));
+    assert!(world.store.find_session(world.binding, NOW.minus(DAY), NOW).await.unwrap().is_none());
+}
+
+#[actix_web::test]
+async fn s59_a_grant_that_was_decided_before_its_session_rose_is_not_given() {
+    let world = World::new().await;
+    let (token, grant) = world.refreshing("openid offline_access").await;
+    assert!(world.lives(&grant).await);
+    assert!(matches!(world.add(world.app("phone").await).await, Added::Done { .. }));
+    assert!(!world.lives(&grant).await);
+    assert!(matches!(world.rotate(&token, 10, NOW).await.0, Rotation::Dead));
+    // The request had read the session a moment before.
+    assert!(!world.try_grant("openid offline_access", "pwd").await.2);
+    assert!(world.try_grant("openid offline_access", "pwd otp mfa").await.2);
 }
 
 #[actix_web::test]
@@ -480,9 +584,9 @@ async fn s76_of_a_sign_in_and_an_account_that_is_shut_at_once_nothing_is_left() 
         let user = world.user.clone();
         let store = world.store.clone();
         world.session = SessionId::random();
-        let shut = async { store.set_user_disabled(user.clone(), true, NOW).await.unwrap() };
+        let shut = async { store.set_user_disabled(user.clone(), true, None, NOW).await.unwrap() };
         let (_signed_in, _shut) = futures_util::future::join(world.sign_in(false), shut).await;
-        world.store.set_user_disabled(user.clone(), false, NOW).await.unwrap();
+        world.store.set_user_disabled(user.clone(), false, None, NOW).await.unwrap();
         assert!(world.store.find_session(world.cookie, NOW.minus(DAY), NOW).await.unwrap().is_none());
     }
 }

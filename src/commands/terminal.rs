@@ -1,7 +1,7 @@
 //! What the commands read and how they write: JSON and passwords in, plain columns and JSON out. Results go to standard
 //! output, everything else to standard error.
 
-use std::io::{ErrorKind, IsTerminal as _, Read as _, Write as _};
+use std::io::{BufRead as _, ErrorKind, IsTerminal as _, Read as _, Write as _};
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow, bail};
@@ -12,6 +12,8 @@ use zeroize::Zeroizing;
 
 /// More is not one object of metadata or claims.
 const MAX_JSON: u64 = 1024 * 1024;
+/// Longer than what is asked for.
+const MAX_LINE: u64 = 1024;
 /// The longest password is shorter in any spelling of it.
 const MAX_PASSWORD_BYTES: u64 = 4096;
 
@@ -145,6 +147,13 @@ pub fn read_object(source: &Path) -> anyhow::Result<Map<String, Value>> {
         Value::Object(members) => Ok(members),
         _ => bail!(r#"{name} holds JSON, but no object; it must be of the form {{"name": value}}"#),
     }
+}
+
+/// One line of standard input.
+pub fn read_line() -> anyhow::Result<String> {
+    let mut line = String::new();
+    std::io::stdin().lock().take(MAX_LINE).read_line(&mut line).context("reading standard input")?;
+    Ok(line)
 }
 
 /// A new password from standard input.

@@ -7,17 +7,18 @@ use clap::Subcommand;
 use countersign::app;
 use countersign::config::PasswordConfig;
 use countersign::crypto::password::PasswordHasher;
-use countersign::domain::activity::Origin;
+use countersign::domain::activity::{Event, Origin};
 use countersign::domain::ids::{ClientId, UserId};
 use countersign::domain::throttle::Bucket;
 use countersign::domain::user::{User, check_claims, check_email, check_name};
+use countersign::flow::mail::notice_by;
 use countersign::flow::password::judge;
-use countersign::store::{NewUser, Registered};
+use countersign::store::{Actor, Deletion, Ending, NewOutboxItem, NewUser, Registered};
 use serde_json::{Map, Value, json};
 
 use super::Context;
 use super::import::import;
-use super::terminal::{fields, pretty, print, print_json, read_object, read_password, table, warn};
+use super::terminal::{fields, note, pretty, print, print_json, read_line, read_object, read_password, table, warn};
 
 #[derive(Subcommand)]
 pub enum UserCommand {
@@ -49,7 +50,9 @@ pub enum UserCommand {
     /// `email_verified`, `admin`, `disabled`, `claims` (of OpenID Connect Core section 5.1) and `password_hash`. The hash is
     /// text: bcrypt, Django's `pbkdf2_sha256`, `pbkdf2_sha1`, `scrypt` and `argon2`, or a PHC string of Argon2, scrypt or
     /// PBKDF2. Or it is a password credential as Keycloak exports it (`algorithm`, `hashIterations`, `salt`, `value`, or the
-    /// same inside of `secretData` and `credentialData`). At the first sign-in it is replaced by one of our own; who has
+    /// same inside of `secretData` and `credentialData`). Refused is what would make a sign-in take about a second: more
+    /// than 1,500,000 iterations of PBKDF2 (500,000 with SHA-512), bcrypt above cost 14, more than 128 MiB or 512 MiB over
+    /// all passes of Argon2, or 256 MiB of scrypt. At the first sign-in it is replaced by one of our own; who has
     /// none resets their password. All are imported, or nobody and each problem gets a line.
     #[command(after_long_help = manual!(
         prints "how many were imported",
@@ -90,7 +93,7 @@ pub enum UserCommand {
     ///
     /// The user can no longer sign in; sessions, grants, refresh tokens and access tokens end for good and do not come
     /// back with `user enable`. Resource servers that check access tokens without asking us believe them until they
-    /// expire.
+    /// expire. Where mail is set up, the user is told.
     #[command(after_long_help = manual!(
         prints "that it is done",
         example "countersign user disable alice"
@@ -126,7 +129,8 @@ pub enum UserCommand {
     ///
     /// Authenticator apps, recovery codes and trusted browsers are forgotten, and all that the user has running ends. The
     /// next sign-in needs the password alone, or leads to setting up another app where a second factor is required. Be
-    /// sure who asks you for it: with the password, this is all that is needed to get in.
+    /// sure who asks you for it: with the password, this is all that is needed to get in. Where mail is set up, the user is
+    /// told.
     #[command(after_long_help = manual!(
         prints "that it is done",
         example "countersign user reset-mfa alice"
@@ -152,7 +156,7 @@ pub enum UserCommand {
     /// Give a user a new password
     ///
     /// Reads the new password as `user create` does. All that the user has running ends, for whoever knew the old
-    /// password may be in it, unless --keep-sessions is given.
+    /// password may be in it, unless --keep-sessions is given. Where mail is set up, the user is told.
     #[command(after_long_help = manual!(
         prints "that it is done",
         example "read -rs P; printf %s \"$P\" | countersign user set-password alice --password-stdin"
@@ -169,7 +173,7 @@ pub enum UserCommand {
     },
     /// Change a user's e-mail address
     ///
-    /// A new address counts as not verified unless --verified is given.
+    /// A new address counts as not verified unless --verified is given. Where mail is set up, the old one is told.
     #[command(after_long_help = manual!(
         prints "that it is done",
         example "countersign user set-email alice alice@example.org --verified"
@@ -186,6 +190,24 @@ pub enum UserCommand {
         /// Take the address away
         #[arg(long, conflicts_with_all = ["email", "verified"])]
         remove: bool,
+    },
+    /// Delete an account, with all that hangs on it
+    ///
+    /// All that the user has running ends as with `user disable`, then the account is gone: profile, second factors,
+    /// consents, activity. It cannot be brought back, and its identifier (`sub`) is never given again. Says what would end
+    /// and asks for the name on standard input, unless --yes is given. The last administrator stays. Where mail is set up,
+    /// the user is told.
+    #[command(after_long_help = manual!(
+        prints "that it is done, and what has ended",
+        example "countersign user delete alice"
+    ))]
+    #[command(visible_aliases = ["remove", "rm"])]
+    Delete {
+        /// The user's name
+        name: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
     },
     /// Set claims of a user: full name, picture, address, telephone and so on
     ///
@@ -231,7 +253,8 @@ impl UserCommand {
             Self::ResetMfa { name } => {
                 let user = find(&ctx, &name).await?;
                 let name = &user.username;
-                if ctx.store.reset_second_factors(user.id.clone(), None, ctx.now).await? {
+                let notice = notice(&ctx, &user, Event::FactorRemoved, "").await?;
+                if ctx.store.reset_second_factors(user.id.clone(), notice, ctx.now).await? {
                     print(&format!("User {name} has no second factor any more; all sessions and tokens have ended."))
                 } else {
                     print(&format!("User {name} had no second factor; nothing was ended."))
@@ -250,6 +273,7 @@ impl UserCommand {
                 print(&format!("Took back what {name} allowed {client_id}."))
             }
             Self::SetPassword { name, keep_sessions, .. } => set_password(&ctx, &name, keep_sessions).await,
+            Self::Delete { name, yes } => delete(&ctx, &name, yes).await,
             Self::SetEmail { name, email, verified, .. } => set_email(&ctx, &name, email, verified).await,
             Self::SetClaims { name, file } => {
                 let claims = read_object(&file)?;
@@ -350,16 +374,20 @@ async fn list(ctx: &Context, json: bool) -> anyhow::Result<()> {
 }
 
 async fn set_disabled(ctx: &Context, name: &str, disabled: bool) -> anyhow::Result<()> {
-    let User { id, username, .. } = find(ctx, name).await?;
-    ensure!(ctx.store.set_user_disabled(id, disabled, ctx.now).await?, unknown(name));
+    let user = find(ctx, name).await?;
+    // Only what happens to the account, not that it stays as it was.
+    let shuts = disabled && user.disabled_at.is_none();
+    let notice = if shuts { notice(ctx, &user, Event::AccountDisabled, "").await? } else { None };
+    ensure!(ctx.store.set_user_disabled(user.id, disabled, notice, ctx.now).await?, unknown(name));
     let state = if disabled { "disabled; all sessions and tokens have ended" } else { "active" };
-    print(&format!("User {username} is {state}."))
+    print(&format!("User {} is {state}.", user.username))
 }
 
 async fn set_password(ctx: &Context, name: &str, keep_sessions: bool) -> anyhow::Result<()> {
     let user = find(ctx, name).await?;
     let password_hash = new_password(ctx, &user.username, user.email.as_deref()).await?;
-    ensure!(ctx.store.set_password(user.id, password_hash, keep_sessions, ctx.now).await?, unknown(name));
+    let notice = notice(ctx, &user, Event::PasswordChanged, "").await?;
+    ensure!(ctx.store.set_password(user.id, password_hash, keep_sessions, notice, ctx.now).await?, unknown(name));
     let rest = if keep_sessions { "sessions and tokens stay alive" } else { "all sessions and tokens have ended" };
     print(&format!("User {} has a new password; {rest}.", user.username))
 }
@@ -371,9 +399,43 @@ async fn set_email(ctx: &Context, name: &str, email: Option<String>, verified: b
         Some(email) => format!("User {} has the e-mail address {email}.", user.username),
         None => format!("User {} has no e-mail address.", user.username),
     };
-    ensure!(ctx.store.set_email(user.id.clone(), email.clone(), verified, ctx.now).await?, unknown(name));
+    // To the address of before, as when its owner changes it.
+    let changes = user.email != email;
+    let new = email.as_deref().unwrap_or_default();
+    let notice = if changes { notice(ctx, &user, Event::EmailChanged, new).await? } else { None };
+    ensure!(ctx.store.set_email(user.id.clone(), email.clone(), verified, notice, ctx.now).await?, unknown(name));
     warn_of_shared_email(ctx, &user.id, email.as_deref()).await?;
     print(&done)
+}
+
+async fn delete(ctx: &Context, name: &str, yes: bool) -> anyhow::Result<()> {
+    let user = find(ctx, name).await?;
+    let (id, name) = (user.id.clone(), &user.username);
+    let ended = ctx.store.end(Ending::User(id.clone()), None, true, ctx.now).await?;
+    let some = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let running = format!("{} and {}", some(ended.sessions, "session"), some(ended.grants, "grant"));
+    if !yes {
+        note(&format!(
+            "would delete user {name} ({id}) and end {running}; this cannot be undone; type the name to do it"
+        ));
+        ensure!(read_line()?.trim() == name, "that is not {name}; nothing has been changed");
+    }
+    let notice = notice(ctx, &user, Event::AccountDeleted, "").await?;
+    match ctx.store.delete_user(id, None, Actor::Operator, notice, ctx.now).await? {
+        Deletion::Deleted => print(&format!("Deleted user {name}; {running} ended.")),
+        Deletion::LastAdministrator => bail!("{name} is the last administrator; make another one first"),
+        Deletion::Gone => Err(unknown(name)),
+    }
+}
+
+/// What the owner is told of it, as if they had done it themselves; the key that seals mail is opened only where mail goes
+/// out.
+async fn notice(ctx: &Context, user: &User, event: Event, detail: &str) -> anyhow::Result<Option<NewOutboxItem>> {
+    if ctx.config.mail.is_none() || user.email.is_none() {
+        return Ok(None);
+    }
+    let sealing = app::open_sealing_key(&ctx.config, &ctx.store).await?;
+    Ok(notice_by(&ctx.config, &sealing, user, event, detail, &Origin::default(), ctx.now)?)
 }
 
 fn role(user: &User) -> &'static str {

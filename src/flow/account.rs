@@ -18,7 +18,7 @@ use crate::domain::session::SignedIn;
 use crate::domain::throttle::Bucket;
 use crate::domain::zone::Zone;
 use crate::protocol::error::OAuthError;
-use crate::store::{Deletion, Failure, OpenSession, OwnPassword, Request};
+use crate::store::{Actor, Deletion, Failure, OpenSession, OwnPassword, Request};
 
 use super::links::{Found, find};
 use super::login::{mark_owner, strong_owner};
@@ -49,7 +49,8 @@ fn profile_claim(field: &'static str, typed: Option<&str>) -> Result<Value, Prob
     match field {
         "zoneinfo" if !Zone::is_known(&text) => wrong("Choose a time zone from the list."),
         "locale" if !is_language_tag(&text) => wrong("A language is written like en or pt-BR."),
-        _ if text.chars().any(char::is_control) => {
+        // An override of the direction lets what stands beside a name, on the pages of others too, read as something else.
+        _ if text.chars().any(|c| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')) => {
             wrong("This has characters that cannot be shown. Please type it again.")
         }
         _ if text.chars().count() > LONGEST_NAME => wrong("This is too long; 200 characters are the most."),
@@ -127,6 +128,8 @@ pub async fn change_password(
         Accepted::Refused(refusal) => return Ok(PasswordChange::Refused(refusal)),
         Accepted::Wait(until) => return Ok(PasswordChange::Wait(until)),
     };
+    // Hashing took its time; what was issued meanwhile ends as well.
+    let now = ctx.now();
     let multi_factor = signed_in.session.authentication.is_multi_factor();
     let owner = if multi_factor { strong_owner } else { mark_owner }(&signed_in.user.username, &password_hash);
     let known = browser_mark(&ctx.known_browser_key, &owner)?;
@@ -274,6 +277,8 @@ pub async fn export(
     let sessions = sessions(ctx, signed_in, now).await?;
     let allowed = ctx.store.list_allowed(user.id.clone(), now).await?;
     let activity = activity(ctx, signed_in, u32::MAX).await?;
+    let factors = ctx.store.list_totp_devices(user.id.clone()).await?;
+    let trusted = ctx.store.list_trusted_browsers(user.id.clone(), now).await?;
     let registry = ctx.registry.load();
     let name_of = |id: &ClientId| registry.client(id.as_str()).map(|client| client.name().to_owned());
     Ok(json!({
@@ -298,6 +303,18 @@ pub async fn export(
             "last_seen_from": session.origin.address,
             "user_agent": session.origin.user_agent,
             "ends_at": session.expires_at.to_string(),
+        })).collect::<Vec<_>>(),
+        "second_factors": factors.iter().map(|device| json!({
+            "name": device.name,
+            "since": device.created_at.to_string(),
+            "last_used_at": device.last_used_at.map(|at| at.to_string()),
+        })).collect::<Vec<_>>(),
+        "recovery_codes_left": ctx.store.count_recovery_codes(user.id.clone()).await?,
+        "trusted_browsers": trusted.iter().map(|browser| json!({
+            "address": browser.address,
+            "user_agent": browser.user_agent,
+            "since": browser.created_at.to_string(),
+            "until": browser.expires_at.to_string(),
         })).collect::<Vec<_>>(),
         "applications": allowed.iter().map(|allowed| json!({
             "client_id": allowed.client.as_str(),
@@ -401,7 +418,7 @@ pub async fn delete(
     now: UnixTime,
 ) -> Result<Deletion, OAuthError> {
     let mail = notice(ctx, &signed_in.user, Event::AccountDeleted, "", &browser.origin, now)?;
-    let deletion = ctx.store.delete_user(signed_in.user.id.clone(), link, mail, now).await?;
+    let deletion = ctx.store.delete_user(signed_in.user.id.clone(), link, Actor::Owner, mail, now).await?;
     if deletion == Deletion::Deleted {
         tracing::info!(user.id = %signed_in.user.id, "a person deleted their account");
     }
@@ -417,12 +434,15 @@ mod tests {
         let read = |field, typed| profile_claim(field, Some(typed));
         assert_eq!(read("name", "  Ada Lovelace "), Ok("Ada Lovelace".into()));
         assert_eq!(read("name", "  "), Ok(Value::Null));
+        assert_eq!(read("name", "עדה\u{200f} 1"), Ok("עדה\u{200f} 1".into()));
         assert_eq!(profile_claim("name", None), Ok(Value::Null));
         assert_eq!(read("locale", "pt-BR"), Ok("pt-BR".into()));
         assert_eq!(read("zoneinfo", "Europe/Amsterdam"), Ok("Europe/Amsterdam".into()));
         let long = "x".repeat(201);
         for (field, bad) in [
             ("name", "a\u{0}b"),
+            ("name", "Ada\u{202e}nimda"),
+            ("family_name", "\u{2066}King"),
             ("given_name", long.as_str()),
             ("locale", "e"),
             ("locale", "en_GB"),

@@ -182,21 +182,22 @@ pub async fn lacks(
 /// # Errors
 /// When the database cannot be read.
 pub async fn still_suffices(ctx: &Context, client: &Client, grant: &Grant) -> Result<bool, StoreError> {
-    let policy = &ctx.config.mfa;
-    if grant.authentication.is_multi_factor() {
-        return Ok(true);
-    }
-    if client.metadata.require_mfa {
-        return Ok(false);
-    }
-    if policy.required != MfaRequired::Always && !policy.required_for_admins {
-        return Ok(true);
-    }
-    // A person of a trusted browser has a second factor; the grant was theirs to give.
-    let user = ctx.store.find_user(grant.user_id.clone()).await?;
-    let admin = policy.required_for_admins && user.as_ref().is_some_and(|user| user.is_admin);
-    let trusting = !policy.trust_browser.is_zero() && user.is_some_and(|user| user.has_second_factor);
-    Ok(!admin && (policy.required != MfaRequired::Always || trusting))
+    let (policy, by_password) = (&ctx.config.mfa, !grant.authentication.is_multi_factor());
+    // The person is looked up only where the answer hangs on them.
+    let person = if by_password && (policy.required == MfaRequired::Always || policy.required_for_admins) {
+        ctx.store.find_user(grant.user_id.clone()).await?.as_ref().map(Person::from)
+    } else {
+        None
+    };
+    Ok(suffices(policy, client.metadata.require_mfa, by_password, person))
+}
+
+/// Whether what a password alone opened, or both factors, may go on. Whoever has a second factor and what goes on without it
+/// gave that from a browser that they trust: all else ended when they set it up.
+fn suffices(policy: &MfaConfig, client_demands: bool, by_password: bool, person: Option<Person>) -> bool {
+    let admin = policy.required_for_admins && person.is_some_and(|person| person.is_admin);
+    let trusting = !policy.trust_browser.is_zero() && person.is_some_and(|person| person.has_second_factor);
+    !by_password || (!client_demands && !admin && (policy.required != MfaRequired::Always || trusting))
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use askama::Template;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::UnixTime;
+use crate::config::Config;
 use crate::crypto::CryptoError;
 use crate::crypto::seal::SealingKey;
 use crate::domain::activity::{Event, Origin};
@@ -133,18 +134,33 @@ pub fn notice(
     origin: &Origin,
     now: UnixTime,
 ) -> Result<Option<NewOutboxItem>, OAuthError> {
-    let (Some(_), Some(email), Some((subject, words))) = (&ctx.config.mail, &user.email, in_words(event, detail))
-    else {
+    notice_by(&ctx.config, &ctx.sealing, user, event, detail, origin, now)
+}
+
+/// The same for a command, which has no more than this. What it did has no origin.
+///
+/// # Errors
+/// When the mail cannot be sealed.
+pub fn notice_by(
+    config: &Config,
+    sealing: &SealingKey,
+    user: &User,
+    event: Event,
+    detail: &str,
+    origin: &Origin,
+    now: UnixTime,
+) -> Result<Option<NewOutboxItem>, OAuthError> {
+    let (Some(_), Some(email), Some((subject, words))) = (&config.mail, &user.email, in_words(event, detail)) else {
         return Ok(None);
     };
-    let advice = if event == Event::AccountDeleted {
-        format!("If this was not you, tell the people who run {} at once.", ctx.service())
-    } else {
-        format!(
-            "If this was not you, set a new password at {} right away, and tell the people who run {}.",
-            ctx.config.issuer.at("/password/forgot"),
-            ctx.service()
-        )
+    let service = config.issuer.url().authority();
+    let advice = match event {
+        Event::AccountDeleted => format!("If this was not you, tell the people who run {service} at once."),
+        Event::AccountDisabled => format!("If you do not know why, ask the people who run {service}."),
+        _ => format!(
+            "If this was not you, set a new password at {} right away, and tell the people who run {service}.",
+            config.issuer.at("/password/forgot")
+        ),
     };
     let text = Text {
         title: subject,
@@ -153,10 +169,10 @@ pub fn notice(
         link: None,
         facts: facts(origin, now),
         advice: &advice,
-        service: ctx.service(),
+        service,
     };
     let letter = Letter::Written(text.write(email)?);
-    Ok(Some(queue(&ctx.sealing, &letter, Some(&user.id), now)?))
+    Ok(Some(queue(sealing, &letter, Some(&user.id), now)?))
 }
 
 /// What an owner is told; not that they signed in, which they know.
@@ -168,6 +184,10 @@ fn in_words(event: Event, detail: &str) -> Option<(&'static str, String)> {
             "Your password was reset",
             "A new password was set for your account by a link from your mailbox. Every browser and application was signed out.".to_owned(),
         ),
+        Event::EmailChanged if detail.is_empty() => (
+            "Your e-mail address was taken away",
+            "Your account has no e-mail address any more. This is the last message to this one.".to_owned(),
+        ),
         Event::EmailChanged => (
             "Your e-mail address was changed",
             format!("The e-mail address of your account is now {detail}. This is the last message to this one."),
@@ -178,7 +198,11 @@ fn in_words(event: Event, detail: &str) -> Option<(&'static str, String)> {
         ),
         Event::FactorAdded => (
             "A second step was added to your sign-in",
-            format!("The authenticator{named} was added. From now on it can be asked for when you sign in."),
+            format!("The authenticator{named} was added. From now on it can be asked for when you sign in. With the first one, whatever your password alone had opened was signed out."),
+        ),
+        Event::FactorRemoved if detail.is_empty() => (
+            "Your second step was reset",
+            "Every authenticator and recovery code was removed from your account, and every browser and application was signed out.".to_owned(),
         ),
         Event::FactorRemoved => (
             "A second step was removed from your sign-in",
@@ -196,6 +220,10 @@ fn in_words(event: Event, detail: &str) -> Option<(&'static str, String)> {
             "A browser skips your second step",
             "A browser was marked as trusted: for some days it signs in to your account by password alone.".to_owned(),
         ),
+        Event::AccountDisabled => (
+            "Your account was shut",
+            "Nobody can sign in to your account until it is opened again. Every browser and application was signed out.".to_owned(),
+        ),
         Event::AccountDeleted => (
             "Your account was deleted",
             "Your account and all that belonged to it were deleted. Every browser and application was signed out.".to_owned(),
@@ -207,8 +235,10 @@ fn in_words(event: Event, detail: &str) -> Option<(&'static str, String)> {
 /// When, from where, with what.
 pub(super) fn facts(origin: &Origin, at: UnixTime) -> Vec<(&'static str, String)> {
     let mut facts = vec![("When", at.in_words())];
-    // Without an address it was done by command, by the people who run this service.
-    if !origin.address.is_empty() {
+    if origin.address.is_empty() {
+        // By command.
+        facts.push(("By", "the people who run this service".to_owned()));
+    } else {
         facts.extend([("From", origin.address.clone()), ("Browser", origin.device())]);
     }
     facts

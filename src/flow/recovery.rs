@@ -115,6 +115,8 @@ pub async fn reset(
         Accepted::Refused(why) => return Ok(Reset::Refused { user: Box::new(user), why }),
         Accepted::Wait(until) => return Ok(Reset::Wait(until)),
     };
+    // Hashing took its time; what was issued meanwhile ends as well.
+    let now = ctx.now();
     let reset = PasswordReset {
         link: digest,
         user_id: user.id.clone(),

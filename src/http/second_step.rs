@@ -11,6 +11,7 @@ use crate::flow::enrolment;
 use crate::flow::interaction::Step;
 use crate::flow::second_factor::{self, Outcome, Shown, enrolment_place};
 use crate::protocol::error::OAuthError;
+use crate::protocol::params::Params;
 
 use super::answer::{PageOptions, error_page, flow_gone, page, span_words, wait_words, with_cookies};
 use super::flow::{Notice, Visit, back_to, given, posted, show, visit};
@@ -57,6 +58,7 @@ pub async fn enrol_page(ctx: &Context, visit: &Visit, notice: &Notice<'_>, optio
             action: &format!("/flow/{}/enrol", visit.id),
             csrf: &visit.browser.csrf(&visit.purpose()),
             client_name: visit.situation.client.as_ref().map(|client| client.name()),
+            is_first: true,
             account_name: &person.label(),
             secret: &secret.text(),
             link: &link,
@@ -87,19 +89,9 @@ pub async fn code(
     id: web::Path<String>,
     PageForm(form): PageForm,
 ) -> HttpResponse {
-    let visit = match posted(&request, &ctx, id.into_inner(), &form).await {
-        Ok(visit) if visit.is_of_this_step(&form) => visit,
-        Ok(visit) => return back_to(&ctx, &visit),
-        Err(response) => return response,
-    };
-    let now = ctx.now();
     let shown = Shown::Code { code: form.get("code").unwrap_or_default(), trust: form.get("trust") == Some("yes") };
-    let outcome = second_factor::show(&ctx, &visit.situation, &visit.browser, shown, now).await;
-    let error = "That code is not right, or was used already. Wait for the next one and type it.";
-    match refused(&ctx, &outcome, error, now) {
-        Some(refused) => refused.told(show(&ctx, &visit, &refused.notice()).await),
-        None => onward(&ctx, &visit, outcome),
-    }
+    let wrong = "That code is not right, or was used already. Wait for the next one and type it.";
+    take(&request, &ctx, id.into_inner(), &form, shown, wrong).await.unwrap_or_else(|response| response)
 }
 
 pub async fn recovery(
@@ -108,22 +100,29 @@ pub async fn recovery(
     id: web::Path<String>,
     PageForm(form): PageForm,
 ) -> HttpResponse {
-    let visit = match posted(&request, &ctx, id.into_inner(), &form).await {
-        Ok(visit) if visit.is_of_this_step(&form) => visit,
-        Ok(visit) => return back_to(&ctx, &visit),
-        Err(response) => return response,
-    };
-    let now = ctx.now();
     let shown = Shown::RecoveryCode(form.get("recovery_code").unwrap_or_default());
-    let outcome = second_factor::show(&ctx, &visit.situation, &visit.browser, shown, now).await;
-    let error = "That code is not one of yours, or was used already. Please try another.";
-    match refused(&ctx, &outcome, error, now) {
-        Some(refused) => {
-            let https = ctx.config.issuer.is_https();
-            refused.told(recovery_code_page(&visit, &refused.notice(), https))
-        }
-        None => onward(&ctx, &visit, outcome),
-    }
+    let wrong = "That code is not one of yours, or was used already. Please try another.";
+    take(&request, &ctx, id.into_inner(), &form, shown, wrong).await.unwrap_or_else(|response| response)
+}
+
+async fn take(
+    request: &HttpRequest,
+    ctx: &Context,
+    id: String,
+    form: &Params,
+    shown: Shown<'_>,
+    wrong: &'static str,
+) -> Result<HttpResponse, HttpResponse> {
+    let visit = of_this_step(request, ctx, id, form).await?;
+    let (now, is_recovery) = (ctx.now(), matches!(shown, Shown::RecoveryCode(_)));
+    let outcome = second_factor::show(ctx, &visit.situation, &visit.browser, shown, now).await;
+    let Some(refused) = refused(ctx, &outcome, wrong, now) else { return Ok(onward(ctx, &visit, outcome)) };
+    let notice = refused.notice();
+    Ok(refused.told(if is_recovery {
+        recovery_code_page(&visit, &notice, ctx.config.issuer.is_https())
+    } else {
+        show(ctx, &visit, &notice).await
+    }))
 }
 
 pub async fn enrol(
@@ -132,9 +131,8 @@ pub async fn enrol(
     id: web::Path<String>,
     PageForm(form): PageForm,
 ) -> HttpResponse {
-    let visit = match posted(&request, &ctx, id.into_inner(), &form).await {
-        Ok(visit) if visit.is_of_this_step(&form) => visit,
-        Ok(visit) => return back_to(&ctx, &visit),
+    let visit = match of_this_step(&request, &ctx, id.into_inner(), &form).await {
+        Ok(visit) => visit,
         Err(response) => return response,
     };
     let now = ctx.now();
@@ -147,6 +145,12 @@ pub async fn enrol(
         }
         None => onward(&ctx, &visit, outcome),
     }
+}
+
+/// The flow of a form that is of the step at which it stands; any other leads to where it is.
+async fn of_this_step(request: &HttpRequest, ctx: &Context, id: String, form: &Params) -> Result<Visit, HttpResponse> {
+    let visit = posted(request, ctx, id, form).await?;
+    if visit.is_of_this_step(form) { Ok(visit) } else { Err(back_to(ctx, &visit)) }
 }
 
 pub const WRONG_FIRST_CODE: &str = "That code is not right. Check that the clock of your phone is set by itself, and type the code that the app shows now.";

@@ -166,6 +166,7 @@ async fn show_totp(ctx: &Context, owner: &Owner, name: &str, error: Option<&str>
             action: TOTP_PAGE,
             csrf: &owner.browser.csrf(&purpose(&owner.signed_in)),
             client_name: None,
+            is_first: !user.has_second_factor,
             account_name: &user.label(),
             secret: &secret.text(),
             link: &link,

@@ -25,8 +25,8 @@ use super::outbox::{NewOutboxItem, enqueue};
 use super::registry::touch;
 use super::revocations::{Actor, Reason};
 use super::schema::{consents, grants, sessions, users};
-use super::second_factors::distrust_all;
 use super::throttles::forgive;
+use super::trusted_browsers::distrust_all;
 use super::users::hold_alone;
 use super::{Store, StoreError};
 
@@ -236,8 +236,8 @@ impl Store {
         .await
     }
 
-    /// Deletes an account with all that hangs on it, by the link that its owner was sent, where one was; the entry in the log
-    /// of revocations stays.
+    /// Deletes an account with all that hangs on it, by its owner (with the link that they were sent, where one was) or by the
+    /// operator; the entry in the log of revocations stays.
     ///
     /// # Errors
     /// When the database cannot be written.
@@ -245,6 +245,7 @@ impl Store {
         &self,
         user: UserId,
         link: Option<Digest>,
+        actor: Actor,
         mail: Option<NewOutboxItem>,
         now: UnixTime,
     ) -> Result<Deletion, StoreError> {
@@ -260,7 +261,7 @@ impl Store {
             {
                 return Ok(Deletion::Gone);
             }
-            end_everything_of(conn, &user, &Reason::UserDeleted.by(Actor::Owner), now)?;
+            end_everything_of(conn, &user, &Reason::UserDeleted.by(actor), now)?;
             let delete = diesel::delete(users::table.find(user.as_str()));
             if on_backend!(conn, |c| delete.execute(c)).map_err(failed())? == 0 {
                 return Ok(Deletion::Gone);

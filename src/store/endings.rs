@@ -11,6 +11,7 @@ use diesel::sql_types::{BigInt, Nullable, Text};
 use crate::clock::UnixTime;
 use crate::domain::activity::{Event, Origin};
 use crate::domain::ids::{ClientId, GrantId, SessionId, UserId};
+use crate::protocol::acr::AMR_MFA;
 
 use super::activity::{NewActivity, note};
 use super::conn::{Conn, forget, on_backend, rehearse};
@@ -18,7 +19,7 @@ use super::revocations::{
     Actor, Appended, Cause, GRANT, LONGEST_ACCESS_TOKEN, Reason, SESSION, TOKEN, TURN, Target, append,
 };
 use super::schema::{revocations, sessions, users};
-use super::second_factors::distrust_all;
+use super::trusted_browsers::distrust_all;
 use super::{Store, StoreError};
 
 /// How long a receiver of logout tokens is tried.
@@ -315,6 +316,38 @@ pub(super) fn end_others(
     distrust_all(conn, user)?;
     let target = Target::User(user);
     end(conn, &Rule { target, issued_before: None, keep: Some(keep), sessions_only: false, cause }, now)
+}
+
+/// Ends what a person has running that was made by a password alone: they have a second factor from now on. The session that
+/// set it up goes on, for it has shown both; what it gave before does not, for a refresh asks for no second step. Its
+/// applications ask anew, and are answered by that session.
+pub(super) fn end_weaker(conn: &mut Conn, user: &UserId, keep: &SessionId, now: UnixTime) -> Result<(), StoreError> {
+    let bounds = Bounds { now: now.millis(), key: user.as_str(), other: keep.as_str(), before: i64::MAX };
+    let weak = format!("user_id = $2 AND created_at < $4 AND ' ' || amr || ' ' NOT LIKE '% {AMR_MFA} %'");
+    let kinds = [
+        (SESSION, "session_id", "sessions", "ended_at", "session_id <> $3 AND expires_at > $1"),
+        (GRANT, "grant_id", "grants", "revoked_at", "$3 = $3"),
+    ];
+    let (mut entries, mut sessions) = (Vec::new(), 0);
+    for (kind, id, table, mark_of, which) in kinds {
+        let text = format!("UPDATE {table} SET {mark_of} = $1 WHERE {weak} AND {which} AND {mark_of} IS NULL");
+        let rows = mark(conn, &text, &bounds)?;
+        if rows > 0 {
+            entries.push(format!(
+                "SELECT '{kind}' AS kind, {id} AS target, $1 AS not_before FROM {table} \
+                 WHERE {weak} AND {which} AND {mark_of} = $1"
+            ));
+        }
+        sessions += if kind == SESSION { rows } else { 0 };
+    }
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let sequence = enter(conn, &entries, &Reason::FactorChanged.by(Actor::Owner), &bounds)?;
+    if sessions > 0 {
+        queue_logouts(conn, "sessions.user_id", &bounds, sequence)?;
+    }
+    Ok(())
 }
 
 /// A session that has just ended.

@@ -245,14 +245,15 @@ impl Store {
                 return Ok(false);
             }
             let grant = &new.grant;
-            // What was read before this transaction may have ended meanwhile; and what ends the person's sessions from now
-            // on must see this grant.
+            // What was read before this transaction may have ended meanwhile, or risen by a first second factor, with which
+            // what was given for less has ended; and what ends the person's sessions from now on must see this grant.
             if !hold(conn, &grant.user_id)? {
                 return Ok(false);
             }
             let living = sessions::table
                 .filter(sessions::session_id.eq(grant.session_id.as_str()))
                 .filter(sessions::ended_at.is_null())
+                .filter(sessions::amr.eq(&grant.authentication.amr))
                 .filter(sessions::expires_at.gt(grant.created_at.millis()))
                 .filter(spared!(OF_USER, sessions::user_id, sessions::created_at))
                 .filter(spared!(ISSUER, "", sessions::created_at))

@@ -27,6 +27,7 @@ mod sessions;
 mod sign_outs;
 mod sweep;
 mod throttles;
+mod trusted_browsers;
 mod users;
 
 use std::fs::File;
@@ -60,10 +61,11 @@ pub use logouts::{Deliveries, DeliveryState, LogoutDelivery, Untold};
 pub use outbox::{Lease, NewOutboxItem, OutboxItem, OutboxKind};
 pub use registry::{Registered, RegistryRows};
 pub use revocations::{Actor, Cause, Reason};
-pub use second_factors::{Added, FactorChange, MOST_DEVICES, NewTrust, SessionRise};
+pub use second_factors::{Added, FactorChange, MOST_DEVICES, SessionRise};
 pub use sessions::{HalfSignIn, ListedSession, NewSession, SecondFactor, SignIn};
 pub use sign_outs::{Delivery, NewSignOut, SignOut};
 pub use throttles::Failure;
+pub use trusted_browsers::NewTrust;
 pub use users::{Credential, NewUser};
 
 const SQLITE_MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");

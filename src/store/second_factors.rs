@@ -1,5 +1,5 @@
-//! Second factors: authenticator apps, recovery codes, and browsers that need neither. What is good once is spent by one
-//! conditional write, in the transaction of what it gives.
+//! Second factors: authenticator apps and recovery codes. What is good once is spent by one conditional write, in the
+//! transaction of what it gives.
 
 use diesel::prelude::*;
 
@@ -7,17 +7,18 @@ use crate::clock::UnixTime;
 use crate::crypto::opaque::Digest;
 use crate::domain::activity::{Event, Origin};
 use crate::domain::ids::{SessionId, UserId};
-use crate::domain::second_factor::{FactorUse, NewDevice, TotpDevice, TrustedBrowser};
+use crate::domain::second_factor::{FactorUse, NewDevice, TotpDevice};
 use crate::domain::session::Authentication;
 use crate::domain::throttle::Bucket;
 
 use super::activity::{NewActivity, note};
 use super::conn::{Conn, first_locked, on_backend};
-use super::endings::{end_everything_of, end_others};
+use super::endings::{end_everything_of, end_others, end_weaker};
 use super::outbox::{NewOutboxItem, enqueue};
 use super::revocations::{Actor, Reason};
-use super::schema::{recovery_codes, sessions, totp_devices, totp_enrolments, trusted_browsers, users};
+use super::schema::{recovery_codes, sessions, totp_devices, totp_enrolments, users};
 use super::throttles::forgive;
+use super::trusted_browsers::distrust_all;
 use super::users::hold_alone;
 use super::{Store, StoreError};
 
@@ -31,12 +32,6 @@ pub enum Added {
     Done { codes: bool },
     /// The secret that was shown has run out, was confirmed before, or is not this person's; or there is no room.
     Gone,
-}
-
-/// A browser that its person trusts from now on.
-pub struct NewTrust {
-    pub token: Digest,
-    pub browser: TrustedBrowser,
 }
 
 /// A change of somebody's factors, from where, and whether it ends what else they have running.
@@ -161,29 +156,6 @@ pub(super) fn add_device(
     Ok(Added::Done { codes })
 }
 
-pub(super) fn trust(conn: &mut Conn, user: &UserId, new: &NewTrust, origin: &Origin) -> Result<(), StoreError> {
-    let browser = &new.browser;
-    let row = (
-        trusted_browsers::token_digest.eq(new.token.as_bytes().as_slice()),
-        trusted_browsers::browser_id.eq(&browser.id),
-        trusted_browsers::user_id.eq(user.as_str()),
-        trusted_browsers::network.eq(&browser.address),
-        trusted_browsers::user_agent.eq(&browser.user_agent),
-        trusted_browsers::created_at.eq(browser.created_at.millis()),
-        trusted_browsers::expires_at.eq(browser.expires_at.millis()),
-    );
-    on_backend!(conn, |c| diesel::insert_into(trusted_browsers::table).values(row).execute(c))
-        .map_err(StoreError::operation("trusting a browser"))?;
-    note(conn, &NewActivity { user, event: Event::BrowserTrusted, origin, detail: "" }, browser.created_at)
-}
-
-/// Forgets the browsers that a person trusts: with another password or another factor that trust is gone.
-pub(super) fn distrust_all(conn: &mut Conn, user: &UserId) -> Result<(), StoreError> {
-    let all = diesel::delete(trusted_browsers::table.filter(trusted_browsers::user_id.eq(user.as_str())));
-    on_backend!(conn, |c| all.execute(c)).map_err(StoreError::operation("distrusting browsers"))?;
-    Ok(())
-}
-
 /// What every change brings with it: the mail, and the end of other sessions where that was chosen.
 fn conclude(conn: &mut Conn, change: &FactorChange, now: UnixTime) -> Result<(), StoreError> {
     change.notices.iter().try_for_each(|notice| enqueue(conn, notice))?;
@@ -276,12 +248,12 @@ impl Store {
         now: UnixTime,
     ) -> Result<Added, StoreError> {
         self.write_and_wake(move |conn| {
-            match hold_alone(conn, &change.user, None)? {
+            let is_first = match hold_alone(conn, &change.user, None)? {
                 None => return Ok(Added::Gone),
                 // A session that rises by it has shown no factor; one that came meanwhile would have had to be shown.
                 Some(true) if rise.is_some() => return Ok(Added::Gone),
-                Some(_) => {}
-            }
+                Some(has_second_factor) => !has_second_factor,
+            };
             let own = sessions::table.find(change.session.as_str()).filter(sessions::ended_at.is_not_null());
             let ended: Option<String> = first_locked!(conn, own.select(sessions::session_id))
                 .map_err(StoreError::operation("adding a second factor"))?;
@@ -301,6 +273,9 @@ impl Store {
                     sessions::amr.eq(authentication.amr),
                 ));
                 on_backend!(conn, |c| update.execute(c)).map_err(StoreError::operation("lifting a session"))?;
+            }
+            if is_first {
+                end_weaker(conn, &change.user, &change.session, now)?;
             }
             conclude(conn, &change, now)?;
             Ok(added)
@@ -397,77 +372,6 @@ impl Store {
                 end_everything_of(conn, &user, &Reason::FactorChanged.by(Actor::Operator), now)?;
             }
             Ok(gone > 0)
-        })
-        .await
-    }
-
-    /// Whether a browser is one that this person trusts.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub async fn is_trusted_browser(&self, token: Digest, user: UserId, now: UnixTime) -> Result<bool, StoreError> {
-        self.read(move |conn| {
-            let query = trusted_browsers::table
-                .find(token.as_bytes().as_slice())
-                .filter(trusted_browsers::user_id.eq(user.as_str()))
-                .filter(trusted_browsers::expires_at.gt(now.millis()))
-                .select(trusted_browsers::browser_id);
-            let found: Option<String> = on_backend!(conn, |c| query.first(c).optional())
-                .map_err(StoreError::operation("looking for a trusted browser"))?;
-            Ok(found.is_some())
-        })
-        .await
-    }
-
-    /// # Errors
-    /// When the database cannot be read.
-    pub async fn list_trusted_browsers(&self, user: UserId, now: UnixTime) -> Result<Vec<TrustedBrowser>, StoreError> {
-        self.read(move |conn| {
-            let query = trusted_browsers::table
-                .filter(trusted_browsers::user_id.eq(user.as_str()))
-                .filter(trusted_browsers::expires_at.gt(now.millis()))
-                .order(trusted_browsers::created_at.desc())
-                .limit(100)
-                .select((
-                    trusted_browsers::browser_id,
-                    trusted_browsers::network,
-                    trusted_browsers::user_agent,
-                    trusted_browsers::created_at,
-                    trusted_browsers::expires_at,
-                ));
-            let rows: Vec<(String, String, String, i64, i64)> =
-                on_backend!(conn, |c| query.load(c)).map_err(StoreError::operation("listing trusted browsers"))?;
-            let browser = |(id, address, user_agent, created_at, expires_at)| {
-                let (created_at, expires_at) = (UnixTime::from_millis(created_at), UnixTime::from_millis(expires_at));
-                TrustedBrowser { id, address, user_agent, created_at, expires_at }
-            };
-            Ok(rows.into_iter().map(browser).collect())
-        })
-        .await
-    }
-
-    /// Takes the trust from one browser, or from all of them. False when there was none.
-    ///
-    /// # Errors
-    /// When the database cannot be written.
-    pub async fn distrust_browsers(
-        &self,
-        user: UserId,
-        browser_id: String,
-        origin: Origin,
-        now: UnixTime,
-    ) -> Result<bool, StoreError> {
-        self.write(move |conn| {
-            let own = trusted_browsers::table
-                .filter(trusted_browsers::user_id.eq(user.as_str()))
-                .filter(trusted_browsers::browser_id.eq(browser_id));
-            let rows = on_backend!(conn, |c| diesel::delete(own).execute(c))
-                .map_err(StoreError::operation("distrusting a browser"))?;
-            if rows == 1 {
-                let gone = NewActivity { user: &user, event: Event::BrowserDistrusted, origin: &origin, detail: "" };
-                note(conn, &gone, now)?;
-            }
-            Ok(rows == 1)
         })
         .await
     }

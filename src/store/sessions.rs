@@ -15,14 +15,15 @@ use crate::domain::user::User;
 
 use super::activity::{NewActivity, note};
 use super::conn::{Conn, first_locked, fixed, on_backend};
-use super::endings::end_one_session;
+use super::endings::{end_one_session, end_weaker};
 use super::flows::write_progress;
 use super::links::end_links;
 use super::outbox::{NewOutboxItem, enqueue};
 use super::revocations::{Actor, ISSUER, Reason, USER as OF_USER, spared};
 use super::schema::{revocations, sessions, users};
-use super::second_factors::{self, Added, NewTrust, add_device, spend};
+use super::second_factors::{Added, add_device, spend};
 use super::throttles::{forgive, hold, let_go};
+use super::trusted_browsers::{self, NewTrust};
 use super::users::{USER, UserRow, hold_alone};
 use super::{Store, StoreError};
 
@@ -313,7 +314,7 @@ impl Store {
                 rehash(conn, &session.user_id, rehashed)?;
             }
             if let Some(trust) = &new.trust {
-                second_factors::trust(conn, &session.user_id, trust, &new.origin)?;
+                trusted_browsers::trust(conn, &session.user_id, trust, &new.origin)?;
             }
             new.notices.iter().try_for_each(|notice| enqueue(conn, notice))?;
             let signed_in =
@@ -322,6 +323,9 @@ impl Store {
             // Who knows the password needs no link that resets it.
             end_links(conn, &session.user_id, LinkKind::ResetPassword)?;
             write_progress(conn, &new.flow, &new.progress)?;
+            if matches!(new.second_factor, SecondFactor::Enrol(_)) {
+                end_weaker(conn, &session.user_id, &session.id, now)?;
+            }
             Ok(done)
         })
         .await

@@ -15,6 +15,7 @@ use super::endings::{Ended, EndedSession, Rule, conclude_session, end, end_sessi
 use super::outbox::OutboxKind;
 use super::revocations::{Actor, Reason, Target};
 use super::schema::{outbox, session_clients, sessions, sign_outs};
+use super::trusted_browsers::distrust_all;
 use super::{Store, StoreError};
 
 /// The page after a sign-out, before it is known whose session ended.
@@ -123,7 +124,8 @@ impl Store {
         .await
     }
 
-    /// A person ends all of their sessions but this one. Grants that live without a session go on.
+    /// A person ends all of their sessions but this one; no browser is trusted any more. Grants that live without a session
+    /// go on.
     ///
     /// # Errors
     /// When the database cannot be written.
@@ -135,6 +137,7 @@ impl Store {
         now: UnixTime,
     ) -> Result<Ended, StoreError> {
         self.write_and_wake(move |conn| {
+            distrust_all(conn, &user)?;
             let cause = Reason::SessionEndedByOwner.by(Actor::Owner);
             let target = Target::User(&user);
             let rule = Rule { target, issued_before: None, keep: Some(&keep), sessions_only: true, cause: &cause };

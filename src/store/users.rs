@@ -15,11 +15,12 @@ use super::activity::{NewActivity, note};
 use super::conn::{Conn, first_locked, first_shared, on_backend};
 use super::endings::end_everything_of;
 use super::links::{end_every_link, end_links};
+use super::outbox::{NewOutboxItem, enqueue};
 use super::registry::Registered;
 use super::revocations::{Actor, Reason};
 use super::schema::users;
-use super::second_factors::distrust_all;
 use super::throttles::forgive;
+use super::trusted_browsers::distrust_all;
 use super::{Store, StoreError};
 
 pub struct NewUser {
@@ -289,6 +290,7 @@ impl Store {
         id: UserId,
         password_hash: String,
         keep_sessions: bool,
+        notice: Option<NewOutboxItem>,
         now: UnixTime,
     ) -> Result<bool, StoreError> {
         self.write_and_wake(move |conn| {
@@ -307,6 +309,7 @@ impl Store {
                 end_every_link(conn, &id)?;
                 distrust_all(conn, &id)?;
                 note_operators(conn, &id, Event::PasswordChanged, now)?;
+                notice.iter().try_for_each(|notice| enqueue(conn, notice))?;
             }
             if rows == 1 && !keep_sessions {
                 end_everything_of(conn, &id, &Reason::PasswordChanged.by(Actor::Operator), now)?;
@@ -320,7 +323,13 @@ impl Store {
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub async fn set_user_disabled(&self, id: UserId, disabled: bool, now: UnixTime) -> Result<bool, StoreError> {
+    pub async fn set_user_disabled(
+        &self,
+        id: UserId,
+        disabled: bool,
+        notice: Option<NewOutboxItem>,
+        now: UnixTime,
+    ) -> Result<bool, StoreError> {
         self.write_and_wake(move |conn| {
             let update = diesel::update(users::table.find(id.as_str()))
                 .set(users::disabled_at.eq(disabled.then_some(now.millis())));
@@ -328,6 +337,7 @@ impl Store {
             if rows == 1 {
                 let event = if disabled { Event::AccountDisabled } else { Event::AccountEnabled };
                 note_operators(conn, &id, event, now)?;
+                notice.iter().try_for_each(|notice| enqueue(conn, notice))?;
             }
             if rows == 1 && disabled {
                 end_every_link(conn, &id)?;
@@ -347,9 +357,10 @@ impl Store {
         id: UserId,
         email: Option<String>,
         verified: bool,
+        notice: Option<NewOutboxItem>,
         now: UnixTime,
     ) -> Result<bool, StoreError> {
-        self.write(move |conn| {
+        self.write_and_wake(move |conn| {
             let update = diesel::update(users::table.find(id.as_str())).set((
                 users::normal_email.eq(email.as_deref().map(normal_email)),
                 users::email.eq(email),
@@ -363,6 +374,7 @@ impl Store {
                 end_links(conn, &id, LinkKind::ResetPassword)?;
                 end_links(conn, &id, LinkKind::ConfirmEmail)?;
                 note_operators(conn, &id, Event::EmailChanged, now)?;
+                notice.iter().try_for_each(|notice| enqueue(conn, notice))?;
             }
             Ok(rows == 1)
         })

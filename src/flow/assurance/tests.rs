@@ -43,3 +43,33 @@ fn s59_one_table_says_what_a_sign_in_still_lacks() {
     assert!(may_go_without(&policy(Optional, false), ARMED) && !may_go_without(&policy(Always, false), ARMED));
     assert!(!may_go_without(&policy(Optional, true), admin(ARMED)));
 }
+
+#[test]
+fn s59_one_table_says_what_goes_on_by_a_password_alone() {
+    use MfaRequired::{Always, Never, Optional};
+    let admin = |person: Person| Person { is_admin: true, ..person };
+    // The policy, for administrators too, who, whether the client demands it, with trusted browsers and without.
+    for (required, admins, person, client, trusting, not_trusting) in [
+        (Optional, false, PLAIN, false, true, true),
+        (Optional, false, ARMED, false, true, true),
+        (Optional, false, ARMED, true, false, false),
+        (Optional, true, PLAIN, false, true, true),
+        (Optional, true, admin(PLAIN), false, false, false),
+        (Optional, true, admin(ARMED), false, false, false),
+        (Optional, false, admin(ARMED), false, true, true),
+        (Always, false, PLAIN, false, false, false),
+        (Always, false, ARMED, false, true, false),
+        (Always, false, ARMED, true, false, false),
+        (Always, true, admin(ARMED), false, false, false),
+        (Never, false, PLAIN, false, true, true),
+        (Never, false, PLAIN, true, false, false),
+    ] {
+        let policy = policy(required, admins);
+        let without = MfaConfig { trust_browser: Duration::ZERO, ..policy.clone() };
+        let said = format!("{required:?} {admins} {person:?} {client}");
+        assert_eq!(suffices(&policy, client, true, Some(person)), trusting, "{said}");
+        assert_eq!(suffices(&without, client, true, Some(person)), not_trusting, "{said}");
+        assert!(suffices(&policy, client, false, Some(person)), "{said}: both factors");
+    }
+    assert!(!suffices(&policy(Always, false), false, true, None), "nobody is there");
+}

@@ -52,6 +52,8 @@ pub struct TotpEnrolPage<'a> {
     pub csrf: &'a str,
     /// The application that asks; `None` when nobody does.
     pub client_name: Option<&'a str>,
+    /// Whether the account has none yet.
+    pub is_first: bool,
     /// Whose app it will be.
     pub account_name: &'a str,
     /// The secret in base32, in groups.

@@ -13,8 +13,10 @@ use countersign::crypto::seal::SealingKey;
 use countersign::domain::activity::Origin;
 use countersign::flow::mail::{Asked, Letter, queue};
 use countersign::store::{Request, Store};
+use support::mail::SmtpTls;
 use support::{
-    Answer, Browser, HTTP, Mail, PASSWORD, Page, Postmaster, TO_DIRECTORY, TestServer, get, post, send, wait_for,
+    Answer, Browser, Certificate, HTTP, Mail, PASSWORD, Page, Postmaster, TO_DIRECTORY, TestServer, get, post, send,
+    wait_for,
 };
 
 const NEW: &str = "a different horse ate the battery";
@@ -589,6 +591,95 @@ fn s112_a_mail_that_waits_is_unreadable_and_goes_out_when_the_server_takes_it() 
     assert!(mails[0].raw.contains("From: Example <id@example.com>"), "{mails:?}");
     assert!(Browser::new(&server).open(mails[0].link()).has("reset-page"));
     assert!(!server.log().contains("cs_ml_") && !server.log().to_lowercase().contains("ada@"), "{}", server.log());
+}
+
+/// A server that sends its mail to this one as user `id` with the password `hush`, with a mail on its way.
+fn sending(scheme: &str, host: &str, postmaster: &Postmaster, trusted: &Certificate) -> TestServer {
+    let folder = tempfile::TempDir::with_prefix("countersign-ca-").unwrap();
+    let ca = folder.path().join("ca.pem");
+    std::fs::write(&ca, &trusted.pem).unwrap();
+    let url = format!("{scheme}://id:hush@{host}:{}", postmaster.port);
+    let server = TestServer::running(&[
+        ("COUNTERSIGN_MAIL__URL", &url),
+        ("COUNTERSIGN_MAIL__FROM", "id@example.com"),
+        ("COUNTERSIGN_OUTBOUND__CA_FILE", ca.to_str().unwrap()),
+    ]);
+    server.user("ada");
+    ask(&Browser::new(&server), &server, "ada").is("forgot-sent-page");
+    server
+}
+
+/// `\0id\0hush` (RFC 4616) in base64.
+const CREDENTIALS: &str = "AGlkAGh1c2g=";
+
+#[test]
+fn mail_and_password_go_to_another_machine_under_tls_alone() {
+    // 0.0.0.0 leads here and is no loopback address, so that it is taken for another machine.
+    for (scheme, host, tls) in [("smtps", "127.0.0.1", SmtpTls::FromTheStart), ("smtp", "0.0.0.0", SmtpTls::OnStartTls)]
+    {
+        let certificate = Certificate::of_address(host);
+        let postmaster = Postmaster::with_tls(tls, &certificate);
+        let server = sending(scheme, host, &postmaster, &certificate);
+        wait_for("the mail", || (postmaster.mails().len() == 1).then_some(()));
+        let mail = postmaster.mails().remove(0);
+        assert!(mail.is_to("ada@example.com") && Browser::new(&server).open(mail.link()).has("reset-page"), "{mail:?}");
+        assert!(postmaster.heard_under_tls().contains(CREDENTIALS), "{scheme}");
+        let in_clear = postmaster.heard_in_clear();
+        let verbs: Vec<&str> = in_clear.lines().filter_map(|line| line.split_whitespace().next()).collect();
+        let expected: &[&str] = if scheme == "smtp" { &["EHLO", "STARTTLS"] } else { &[] };
+        assert_eq!(verbs, expected, "{scheme}");
+        assert!(!server.log().contains("hush"));
+    }
+}
+
+#[test]
+fn without_tls_or_with_the_certificate_of_another_nothing_is_sent_and_the_mail_waits() {
+    let other = Certificate::of_address("192.0.2.1");
+    let nobody = Certificate::of_address("0.0.0.0");
+    for (scheme, host, tls, certificate, trusted, why) in [
+        ("smtp", "0.0.0.0", SmtpTls::Never, &nobody, &nobody, "STARTTLS is not supported"),
+        ("smtp", "0.0.0.0", SmtpTls::OnStartTls, &other, &other, "certificate"),
+        ("smtp", "0.0.0.0", SmtpTls::OnStartTls, &nobody, &other, "certificate"),
+        ("smtps", "127.0.0.1", SmtpTls::FromTheStart, &other, &other, "certificate"),
+    ] {
+        let postmaster = Postmaster::with_tls(tls, certificate);
+        let server = sending(scheme, host, &postmaster, trusted);
+        let line = wait_for("the log", || {
+            server.log().lines().find(|line| line.contains("a mail was not sent")).map(str::to_owned)
+        });
+        assert!(line.contains(why) && line.contains("trying again later"), "{line}");
+        assert!(postmaster.mails().is_empty() && !outbox_is_empty(&server), "{scheme} {why}");
+        let heard = format!("{}{}", postmaster.heard_in_clear(), postmaster.heard_under_tls());
+        for secret in [CREDENTIALS, "AUTH", "ada", "MAIL", "DATA"] {
+            assert!(!heard.contains(secret), "{scheme} {why}: {heard}");
+        }
+    }
+}
+
+#[test]
+fn s64_a_link_is_not_made_anew_after_what_would_have_ended_it() {
+    let postmaster = Postmaster::start();
+    let url = postmaster.url();
+    let server = TestServer::running(&[("COUNTERSIGN_MAIL__URL", &url), ("COUNTERSIGN_MAIL__FROM", "id@example.com")]);
+    for (name, ends) in [("ada", "a new password"), ("bob", "a sign-in"), ("eve", "nothing")] {
+        server.user(name);
+        wait_for("the notices of before", || outbox_is_empty(&server).then_some(()));
+        postmaster.refuse(1);
+        let before = server.log().matches("a mail was not sent").count();
+        ask(&Browser::new(&server), &server, name).is("forgot-sent-page");
+        wait_for("a refused try", || (server.log().matches("a mail was not sent").count() > before).then_some(()));
+        match ends {
+            "a new password" => {
+                server.cli_ok(&["user", "set-password", name, "--password-stdin"], &format!("{NEW}\n"));
+            }
+            "a sign-in" => assert!(signs_in(&server, name, PASSWORD)),
+            _ => {}
+        }
+    }
+    wait_for("the queue's end", || outbox_is_empty(&server).then_some(()));
+    let mails = postmaster.mails();
+    let links: Vec<&Mail> = mails.iter().filter(|mail| mail.text.contains("token=")).collect();
+    assert!(links.len() == 1 && links[0].is_to("eve@example.com"), "{} links", links.len());
 }
 
 #[test]

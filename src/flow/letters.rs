@@ -1,6 +1,6 @@
 //! Writing the mails that wait, beside the requests. What strangers asked for is looked up only here; a link is made at the
 //! moment at which it is sent, so that its secret rests nowhere, and a mail that is tried again carries a new one, which
-//! ends the one before.
+//! ends the one before. What would have ended the link meanwhile ends the mail.
 
 use crate::clock::UnixTime;
 use crate::domain::activity::{Event, Origin};
@@ -42,6 +42,17 @@ async fn may_send(ctx: &Context, whom: &str, first: bool, now: UnixTime) -> Resu
     Ok(ctx.store.record_failure(count, now).await?.is_none())
 }
 
+/// Whether what ends such a link (SECURITY row 64) has happened to the account since it was asked for.
+async fn is_past(ctx: &Context, user: &UserId, kind: LinkKind, asked: &Asked) -> Result<bool, OAuthError> {
+    let ends: &[Event] = match kind {
+        LinkKind::ResetPassword => {
+            &[Event::PasswordChanged, Event::PasswordReset, Event::EmailChanged, Event::SignedIn]
+        }
+        _ => &[Event::PasswordChanged, Event::PasswordReset],
+    };
+    Ok(ctx.store.has_happened(user.clone(), ends, asked.at()).await?)
+}
+
 async fn forgotten(
     ctx: &Context,
     typed: &str,
@@ -58,6 +69,9 @@ async fn forgotten(
     let mut written = Vec::new();
     for user in users.into_iter().filter(|user| user.disabled_at.is_none()) {
         let Some(email) = user.email.clone() else { continue };
+        if is_past(ctx, &user.id, LinkKind::ResetPassword, asked).await? {
+            continue;
+        }
         // By the account, not by what was typed: name and address are two ways to the same mailbox.
         if !may_send(ctx, &format!("reset {}", user.id), first, now).await? {
             continue;
@@ -157,6 +171,9 @@ async fn new_email(
     now: UnixTime,
 ) -> Result<Option<Written>, OAuthError> {
     let Some(user) = ctx.store.find_user(user_id).await? else { return Ok(None) };
+    if is_past(ctx, &user.id, LinkKind::ConfirmEmail, asked).await? {
+        return Ok(None);
+    }
     // By the mailbox too: it is another's until the link is opened, however many accounts ask for it.
     if !may_send(ctx, &format!("change {}", normal_email(&email)), first, now).await? {
         return Ok(None);
@@ -197,6 +214,9 @@ async fn deletion(ctx: &Context, user_id: UserId, asked: &Asked, now: UnixTime) 
     let Some(User { id, username, email: Some(email), .. }) = ctx.store.find_user(user_id).await? else {
         return Ok(None);
     };
+    if is_past(ctx, &id, LinkKind::DeleteAccount, asked).await? {
+        return Ok(None);
+    }
     let Some(href) = links::create(ctx, LinkKind::DeleteAccount, Some(id), None, now).await? else { return Ok(None) };
     let text = Text {
         title: "Delete your account?",

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use diesel::dsl::exists;
 use diesel::prelude::*;
 
 use crate::clock::UnixTime;
@@ -63,6 +64,23 @@ impl Store {
         now: UnixTime,
     ) -> Result<(), StoreError> {
         self.write(move |conn| note(conn, &NewActivity { user: &user, event, origin: &origin, detail: "" }, now)).await
+    }
+
+    /// Whether one of these has happened to an account since an instant.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn has_happened(&self, user: UserId, events: &[Event], since: UnixTime) -> Result<bool, StoreError> {
+        let kinds: Vec<&str> = events.iter().map(|event| event.as_str()).collect();
+        self.read(move |conn| {
+            let query = activity::table
+                .filter(activity::user_id.eq(user.as_str()))
+                .filter(activity::at.ge(since.millis()))
+                .filter(activity::kind.eq_any(kinds));
+            on_backend!(conn, |c| diesel::select(exists(query)).get_result(c))
+                .map_err(StoreError::operation("looking for what happened"))
+        })
+        .await
     }
 
     /// What happened to an account, the newest first.

@@ -10,6 +10,7 @@ use openssl::ec::{EcGroup, EcKey};
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
 use openssl::pkey::PKey;
+use openssl::ssl::{SslAcceptor, SslMethod};
 use openssl::x509::extension::SubjectAlternativeName;
 use openssl::x509::{X509, X509Name};
 use reqwest::blocking::Client;
@@ -25,6 +26,14 @@ pub struct Certificate {
 
 impl Certificate {
     pub fn new() -> Self {
+        Self::of(SubjectAlternativeName::new().dns("localhost"))
+    }
+
+    pub fn of_address(address: &str) -> Self {
+        Self::of(SubjectAlternativeName::new().ip(address))
+    }
+
+    fn of(names: &SubjectAlternativeName) -> Self {
         let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
         let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
         let mut name = X509Name::builder().unwrap();
@@ -38,7 +47,7 @@ impl Certificate {
         builder.set_not_before(&Asn1Time::from_unix(0).unwrap()).unwrap();
         builder.set_not_after(&Asn1Time::days_from_now(1).unwrap()).unwrap();
         builder.set_pubkey(&key).unwrap();
-        let names = SubjectAlternativeName::new().dns("localhost").build(&builder.x509v3_context(None, None)).unwrap();
+        let names = names.build(&builder.x509v3_context(None, None)).unwrap();
         builder.append_extension(names).unwrap();
         builder.sign(&key, MessageDigest::sha256()).unwrap();
         let certificate = builder.build();
@@ -62,5 +71,13 @@ impl Certificate {
             .tls_certs_only([reqwest::Certificate::from_pem(&self.pem).unwrap()])
             .build()
             .unwrap()
+    }
+
+    /// What a server takes TLS connections by that has this certificate.
+    pub fn acceptor(&self) -> SslAcceptor {
+        let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server()).unwrap();
+        acceptor.set_private_key(&PKey::private_key_from_pem(&self.key).unwrap()).unwrap();
+        acceptor.set_certificate(&X509::from_pem(&self.pem).unwrap()).unwrap();
+        acceptor.build()
     }
 }

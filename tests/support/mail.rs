@@ -1,10 +1,13 @@
 //! Mailboxes: the directory that a server writes its mail to, and a mail server that takes what it is given.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
+use openssl::ssl::SslAcceptor;
+
+use super::certificate::Certificate;
 use super::{TestServer, wait_for};
 
 /// Has a server write its mail to a directory beside its data.
@@ -72,24 +75,42 @@ impl TestServer {
     }
 }
 
-/// A mail server without TLS, on this machine.
+/// How a mail server takes TLS.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum SmtpTls {
+    Never,
+    FromTheStart,
+    OnStartTls,
+}
+
+/// A mail server, on this machine.
 pub struct Postmaster {
     pub port: u16,
-    mails: Arc<Mutex<Vec<Mail>>>,
-    refusals: Arc<AtomicU32>,
-    permanent: Arc<AtomicU32>,
+    inbox: Arc<Inbox>,
+}
+
+#[derive(Default)]
+struct Inbox {
+    mails: Mutex<Vec<Mail>>,
+    refusals: AtomicU32,
+    permanent: AtomicU32,
+    /// What was said in clear, and under TLS.
+    heard: [Mutex<String>; 2],
 }
 
 impl Postmaster {
     pub fn start() -> Self {
+        Self::with_tls(SmtpTls::Never, &Certificate::new())
+    }
+
+    pub fn with_tls(tls: SmtpTls, certificate: &Certificate) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let own = Self { port, mails: Arc::default(), refusals: Arc::default(), permanent: Arc::default() };
-        let (mails, refusals, permanent) =
-            (Arc::clone(&own.mails), Arc::clone(&own.refusals), Arc::clone(&own.permanent));
+        let own = Self { port, inbox: Arc::default() };
+        let (inbox, acceptor) = (Arc::clone(&own.inbox), certificate.acceptor());
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let _ended = converse(&stream, &mails, &refusals, &permanent);
+                let _ended = receive(stream, tls, &acceptor, &inbox);
             }
         });
         own
@@ -101,16 +122,26 @@ impl Postmaster {
 
     /// Has the next mails be refused for now.
     pub fn refuse(&self, times: u32) {
-        self.refusals.store(times, Ordering::SeqCst);
+        self.inbox.refusals.store(times, Ordering::SeqCst);
     }
 
     /// Has the next mails be refused for good.
     pub fn refuse_for_good(&self, times: u32) {
-        self.permanent.store(times, Ordering::SeqCst);
+        self.inbox.permanent.store(times, Ordering::SeqCst);
     }
 
     pub fn mails(&self) -> Vec<Mail> {
-        self.mails.lock().unwrap().clone()
+        self.inbox.mails.lock().unwrap().clone()
+    }
+
+    /// What was said to it in clear.
+    pub fn heard_in_clear(&self) -> String {
+        self.inbox.heard[0].lock().unwrap().clone()
+    }
+
+    /// What was said to it under TLS.
+    pub fn heard_under_tls(&self) -> String {
+        self.inbox.heard[1].lock().unwrap().clone()
     }
 }
 
@@ -118,44 +149,66 @@ fn take(counter: &AtomicU32) -> bool {
     counter.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
 }
 
-/// One conversation of RFC 5321.
-fn converse(
-    stream: &TcpStream,
-    mails: &Mutex<Vec<Mail>>,
-    refusals: &AtomicU32,
-    permanent: &AtomicU32,
-) -> std::io::Result<()> {
-    let mut lines = BufReader::new(stream.try_clone()?).lines();
-    let mut stream = stream;
-    let mut say = |text: &str| stream.write_all(format!("{text}\r\n").as_bytes());
-    say("220 test")?;
-    while let Some(line) = lines.next() {
-        let line = line?;
+fn receive(stream: TcpStream, tls: SmtpTls, acceptor: &SslAcceptor, inbox: &Inbox) -> std::io::Result<()> {
+    let broken = |_handshake| std::io::Error::other("no handshake");
+    if tls == SmtpTls::FromTheStart {
+        return converse(acceptor.accept(stream).map_err(broken)?, true, "220 test", false, inbox).map(drop);
+    }
+    let asked = converse(stream, false, "220 test", tls == SmtpTls::OnStartTls, inbox)?;
+    let Some(stream) = asked else { return Ok(()) };
+    converse(acceptor.accept(stream).map_err(broken)?, true, "", false, inbox).map(drop)
+}
+
+/// One conversation of RFC 5321; gives the stream where it is to go on under TLS (RFC 3207).
+fn converse<S: Read + Write>(
+    stream: S,
+    secure: bool,
+    greeting: &str,
+    offers_tls: bool,
+    inbox: &Inbox,
+) -> std::io::Result<Option<S>> {
+    fn say<S: Read + Write>(stream: &mut BufReader<S>, text: &str) -> std::io::Result<()> {
+        stream.get_mut().write_all(format!("{text}\r\n").as_bytes())?;
+        stream.get_mut().flush()
+    }
+    let mut stream = BufReader::new(stream);
+    let hear = |stream: &mut BufReader<S>| {
+        let mut line = String::new();
+        let length = stream.read_line(&mut line)?;
+        inbox.heard[usize::from(secure)].lock().unwrap().push_str(&line);
+        Ok::<_, std::io::Error>((length > 0).then(|| line.trim_end_matches(['\r', '\n']).to_owned()))
+    };
+    if !greeting.is_empty() {
+        say(&mut stream, greeting)?;
+    }
+    while let Some(line) = hear(&mut stream)? {
         let verb = line.split([' ', ':']).next().unwrap_or_default().to_ascii_uppercase();
         match verb.as_str() {
-            "EHLO" | "HELO" => say("250 test")?,
-            "MAIL" if take(refusals) => say("451 try again later")?,
-            "RCPT" if take(permanent) => say("550 no such mailbox")?,
+            "EHLO" if offers_tls => say(&mut stream, "250-test\r\n250-AUTH PLAIN\r\n250 STARTTLS")?,
+            "EHLO" => say(&mut stream, "250-test\r\n250 AUTH PLAIN")?,
+            "STARTTLS" if offers_tls => {
+                say(&mut stream, "220 go on")?;
+                return Ok(Some(stream.into_inner()));
+            }
+            "AUTH" => say(&mut stream, "235 welcome")?,
+            "MAIL" if take(&inbox.refusals) => say(&mut stream, "451 try again later")?,
+            "RCPT" if take(&inbox.permanent) => say(&mut stream, "550 no such mailbox")?,
             "DATA" => {
-                say("354 go on")?;
+                say(&mut stream, "354 go on")?;
                 let mut raw = String::new();
-                for line in lines.by_ref() {
-                    let line = line?;
-                    if line == "." {
-                        break;
-                    }
+                while let Some(line) = hear(&mut stream)?.filter(|line| line != ".") {
                     raw.push_str(line.strip_prefix('.').unwrap_or(&line));
                     raw.push_str("\r\n");
                 }
-                mails.lock().unwrap().push(Mail::new(String::new(), raw));
-                say("250 taken")?;
+                inbox.mails.lock().unwrap().push(Mail::new(String::new(), raw));
+                say(&mut stream, "250 taken")?;
             }
             "QUIT" => {
-                say("221 bye")?;
+                say(&mut stream, "221 bye")?;
                 break;
             }
-            _ => say("250 fine")?,
+            _ => say(&mut stream, "250 fine")?,
         }
     }
-    Ok(())
+    Ok(None)
 }

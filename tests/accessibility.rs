@@ -27,10 +27,15 @@ fn axe() -> String {
 struct Judge {
     chromium: Chromium,
     axe: String,
+    walk: &'static str,
     judged: Vec<String>,
 }
 
 impl Judge {
+    async fn new(walk: &'static str) -> Self {
+        Self { chromium: Chromium::start(360).await, axe: axe(), walk, judged: Vec::new() }
+    }
+
     /// Claims that the page is the one whose container has this id and that nobody is kept out of it: no violation of
     /// WCAG 2.2 AA or of the practices that axe knows, nothing to scroll sideways for.
     async fn page(&mut self, id: &str) {
@@ -51,6 +56,11 @@ impl Judge {
             assert_eq!(found["wide"], json!(false), "{id} is cut off at {width} px");
             assert_eq!(found["says"], json!(true), "{id} was not shown in {scheme}");
             assert!(found["rules"].as_u64().unwrap() > 10, "axe ran: {found:#}");
+            // For whoever wants to look at them: TEST_PICTURES names a folder.
+            if let Ok(folder) = std::env::var("TEST_PICTURES") {
+                let name = format!("{}-{:02}-{id}-{width}-{scheme}.png", self.walk, self.judged.len());
+                std::fs::write(std::path::Path::new(&folder).join(name), self.chromium.picture().await).unwrap();
+            }
         }
         self.judged.push(id.to_owned());
     }
@@ -98,8 +108,7 @@ fn every_page_is_open_to_everybody() {
 }
 
 async fn walk(w: &World, used: BTreeMap<String, String>) {
-    let chromium = Chromium::start(360).await;
-    let mut judge = Judge { chromium, axe: axe(), judged: Vec::new() };
+    let mut judge = Judge::new("all").await;
     let url = |path: &str| w.server.url(path);
     let asked = w.third.request().with("scope", "openid profile email offline_access notes");
 
@@ -130,7 +139,7 @@ async fn walk(w: &World, used: BTreeMap<String, String>) {
     judge.page("delete-page").await;
     judge.chromium.write("username", "grace").await;
     judge.click("delete-confirm", "notice").await;
-    let link = w.server.mail_to("grace@example.com", 2).link();
+    let link = w.server.mail_to("new@example.com", 2).link();
     judge.open(&link, "delete-confirm-page").await;
     judge.click("delete-final", "deleted-page").await;
     assert!(judge.judged.len() > 15, "{:?}", judge.judged);
@@ -150,6 +159,7 @@ async fn account(judge: &mut Judge, w: &World) {
     judge.click("email-save", "notice").await;
     let link = w.server.mail_to("new@example.com", 1).link();
     judge.open(&link, "email-confirm-page").await;
+    judge.click("email-confirm-submit", "email-confirmed-page").await;
     judge.open(&url("/account/password"), "password-page").await;
     judge.chromium.write("password", "one").await;
     judge.chromium.write("again", "another").await;
@@ -171,8 +181,7 @@ fn a_second_step_is_set_up_shown_and_replaced_on_pages_open_to_everybody() {
 }
 
 async fn walk_of_the_second_step(w: &World) {
-    let chromium = Chromium::start(360).await;
-    let mut judge = Judge { chromium, axe: axe(), judged: Vec::new() };
+    let mut judge = Judge::new("second-step").await;
     let url = |path: &str| w.server.url(path);
     judge.open(&url("/account/security"), "login-page").await;
     judge.sign_in("ada", PASSWORD).await;
@@ -229,8 +238,7 @@ fn a_forgotten_password_is_reset_and_an_account_made_on_pages_open_to_everybody(
 
 async fn walk_of_mail(server: &TestServer) {
     const NEW: &str = "a different horse ate the battery";
-    let chromium = Chromium::start(360).await;
-    let mut judge = Judge { chromium, axe: axe(), judged: Vec::new() };
+    let mut judge = Judge::new("mail").await;
     judge.open(&server.url("/"), "login-page").await;
     judge.click("forgot-link", "forgot-page").await;
     judge.chromium.write("email", "ada").await;
@@ -263,12 +271,94 @@ async fn walk_of_mail(server: &TestServer) {
     judge.chromium.write("password", NEW).await;
     judge.click("register-confirm-submit", "registered-page").await;
 
+    // Somebody is faster.
+    judge.open(&server.url("/register"), "register-page").await;
+    for (field, text) in [("username", "heidi"), ("email", "heidi@example.org"), ("password", NEW)] {
+        judge.chromium.write(field, text).await;
+    }
+    judge.click("register-submit", "register-sent-page").await;
+    let link = server.mail_to("heidi@example.org", 1).link();
+    server.user("heidi");
+    judge.open(&link, "register-confirm-page").await;
+    judge.click("register-confirm-submit", "register-taken-page").await;
+
     // The mail itself, as a reader shows it.
     let html = mail.text.split_once("<!DOCTYPE html>").unwrap().1.split_once("</html>").unwrap().0;
     let file = server.home().join("mail.html");
     std::fs::write(&file, format!("<!DOCTYPE html>{html}</html>")).unwrap();
     judge.chromium.window.goto(&format!("file://{}", file.display())).await.unwrap();
     judge.page("letter").await;
+}
+
+#[test]
+fn pages_that_lead_back_to_an_application_are_open_to_everybody() {
+    let w = World::new(&[]);
+    let app = w.server.client(&json!({
+        "client_name": "The reading room of a library with a long name", "skip_consent": true,
+        "redirect_uris": ["https://app.example/callback"], "post_logout_redirect_uris": ["https://app.example/bye"],
+        "frontchannel_logout_uri": "https://app.example/frame",
+    }));
+    run(walk_back(&w, &app));
+}
+
+async fn walk_back(w: &World, app: &support::App) {
+    let mut judge = Judge::new("back").await;
+    judge.chromium.without_scripts().await;
+    judge.open(&app.request().with("response_mode", "form_post").url(), "login-page").await;
+    judge.sign_in("ada", PASSWORD).await;
+    judge.page("form-post-page").await;
+    let code = judge.chromium.window.find(Locator::Css("input[name=code]")).await.unwrap();
+    let code = code.attr("value").await.unwrap().unwrap();
+    let app_of_code = app.clone();
+    tokio::task::spawn_blocking(move || app_of_code.redeem(&code).ok()).await.unwrap();
+    let back = [("client_id", app.id.as_str()), ("post_logout_redirect_uri", "https://app.example/bye")];
+    judge.open(&w.server.url(&format!("/logout?{}", support::form(&back))), "logout-page").await;
+    judge.click("logout-confirm", "logout-leaving").await;
+}
+
+#[test]
+fn the_demo_is_open_to_everybody() {
+    let server = TestServer::running(&[("COUNTERSIGN_DEVELOPMENT", "true")]);
+    let password = support::wait_for("the printed demo user", || {
+        let log = server.log();
+        let line = log.lines().find(|line| line.trim_start().starts_with("user name  demo"))?;
+        line.split_whitespace().last().map(str::to_owned)
+    });
+    run(async {
+        let mut judge = Judge::new("demo").await;
+        judge.open(&server.url("/demo"), "demo-page").await;
+        judge.click("demo-sign-in", "login-page").await;
+        judge.sign_in("demo", &password).await;
+        judge.page("consent-page").await;
+        judge.click("consent-allow", "demo-tokens").await;
+        judge.click("demo-userinfo", "userinfo").await;
+        judge.click("demo-revoke", "demo-tokens").await;
+    });
+}
+
+/// Whoever adds a page has it judged.
+#[test]
+fn no_page_is_left_out() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let texts = |folder: &str| {
+        let files = std::fs::read_dir(root.join(folder)).unwrap().map(|entry| entry.unwrap().path());
+        files.filter_map(|path| std::fs::read_to_string(path).ok()).collect::<Vec<_>>()
+    };
+    let mut pages = Vec::new();
+    for page in texts("templates/pages") {
+        let id = page.split("{% block id %}").nth(1).unwrap().split("{% endblock %}").next().unwrap();
+        let words = id.split(['{', '}', '%']).map(str::trim);
+        pages.extend(words.filter(|word| word.contains('-') && !word.contains(' ')).map(str::to_owned));
+    }
+    for source in texts("src/http") {
+        let ids = source.split("id: \"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned());
+        pages.extend(ids.filter(|id| id.ends_with("-page")));
+    }
+    assert!(pages.len() > 35, "{pages:?}");
+    let judged = include_str!("accessibility.rs");
+    for page in pages {
+        assert!(judged.contains(&format!("\"{page}\")")), "{page} is judged by nobody");
+    }
 }
 
 #[test]

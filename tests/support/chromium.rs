@@ -3,6 +3,8 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use fantoccini::elements::Element;
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -112,11 +114,29 @@ impl Chromium {
         self.devtools("Emulation.setEmulatedMedia", &media).await;
     }
 
-    async fn devtools(&self, command: &str, parameters: &Value) {
+    /// Has our pages come without their scripts, so that those stay which would go on by themselves.
+    pub async fn without_scripts(&self) {
+        self.devtools("Network.enable", &json!({})).await;
+        self.devtools("Network.setBlockedURLs", &json!({"urls": ["*.js"]})).await;
+    }
+
+    /// The whole page as a picture (PNG).
+    pub async fn picture(&self) -> Vec<u8> {
+        // As wide as the window: without the bar that scrolls it, which a picture of all of it does not need.
+        let size = "return {x: 0, y: 0, width: innerWidth, height: document.documentElement.scrollHeight, scale: 1}";
+        let clip = self.window.execute(size, vec![]).await.unwrap();
+        let whole = json!({"captureBeyondViewport": true, "clip": clip});
+        let shot = self.devtools("Page.captureScreenshot", &whole).await;
+        STANDARD.decode(shot["data"].as_str().unwrap()).unwrap()
+    }
+
+    async fn devtools(&self, command: &str, parameters: &Value) -> Value {
         let url = format!("{}/goog/cdp/execute", self.session);
         let body = json!({"cmd": command, "params": parameters}).to_string();
-        let answer = tokio::task::spawn_blocking(move || HTTP.post(url).body(body).send().unwrap().status());
-        assert!(answer.await.unwrap().is_success(), "{command}");
+        let answer = tokio::task::spawn_blocking(move || HTTP.post(url).body(body).send().unwrap().text().unwrap());
+        let answer: Value = serde_json::from_str(&answer.await.unwrap()).unwrap();
+        assert!(answer["value"].get("error").is_none(), "{command}: {answer}");
+        answer["value"].clone()
     }
 
     /// The text of an element that differs from `old`, once it does.

@@ -9,7 +9,14 @@ use clap::Parser as _;
 use commands::Cli;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let mut arguments = std::env::args_os().skip(1);
+    // The server takes none of this; what reads command lines would stay in its memory for as long as it runs.
+    let is_plain = match (arguments.next(), arguments.next()) {
+        (None, _) => true,
+        (Some(only), None) => only == "serve",
+        _ => false,
+    };
+    let cli = match if is_plain { Ok(Cli::default()) } else { Cli::try_parse() } {
         Ok(cli) => cli,
         // Also `--help` and `--version`, which go to standard output and end in 0.
         Err(usage) => {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use thiserror::Error;
+use tokio::sync::OnceCell;
 use url::{Host, Url};
 
 use crate::config::{HostPort, OutboundConfig};
@@ -35,12 +36,13 @@ pub enum OutboundError {
     Json(#[source] serde_json::Error),
 }
 
-/// The client.
+/// The client. It is made, with the certificates of the system, when the first request needs it: many servers never send one.
 #[derive(Clone)]
 pub struct Outbound {
-    client: reqwest::Client,
+    client: Arc<OnceCell<reqwest::Client>>,
     /// Keeps no connection: with many receivers each kept one would be an open file.
-    notifier: reqwest::Client,
+    notifier: Arc<OnceCell<reqwest::Client>>,
+    extra_certificates: Arc<[reqwest::Certificate]>,
     fence: Fence,
 }
 
@@ -56,25 +58,36 @@ impl Outbound {
     pub fn new(config: &OutboundConfig) -> Result<Self, OutboundError> {
         let fence = Fence { allow: config.allow.clone().into(), allow_private: config.allow_private };
         let pem = config.ca_file.as_ref().map(std::fs::read).transpose().map_err(OutboundError::CaFile)?;
-        let build = |kept: usize| {
-            let mut builder = reqwest::Client::builder()
-                .timeout(TIMEOUT)
-                .connect_timeout(TIMEOUT)
-                .redirect(reqwest::redirect::Policy::none())
-                .referer(false)
-                .no_proxy()
-                .pool_idle_timeout(Duration::from_secs(30))
-                .pool_max_idle_per_host(kept)
-                .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")))
-                .dns_resolver(Arc::new(FencedResolver(fence.clone())));
-            if let Some(pem) = &pem {
-                for certificate in reqwest::Certificate::from_pem_bundle(pem).map_err(OutboundError::Build)? {
-                    builder = builder.add_root_certificate(certificate);
-                }
-            }
-            builder.build().map_err(OutboundError::Build)
-        };
-        Ok(Self { client: build(2)?, notifier: build(0)?, fence })
+        let certificates = pem.map(|pem| reqwest::Certificate::from_pem_bundle(&pem)).transpose();
+        Ok(Self {
+            client: Arc::default(),
+            notifier: Arc::default(),
+            extra_certificates: certificates.map_err(OutboundError::Build)?.unwrap_or_default().into(),
+            fence,
+        })
+    }
+
+    async fn client(&self) -> Result<&reqwest::Client, OutboundError> {
+        self.client.get_or_try_init(async || self.build(2)).await
+    }
+
+    async fn notifier(&self) -> Result<&reqwest::Client, OutboundError> {
+        self.notifier.get_or_try_init(async || self.build(0)).await
+    }
+
+    fn build(&self, kept_connections: usize) -> Result<reqwest::Client, OutboundError> {
+        let builder = reqwest::Client::builder()
+            .timeout(TIMEOUT)
+            .connect_timeout(TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .no_proxy()
+            .pool_idle_timeout(Duration::from_secs(30))
+            .pool_max_idle_per_host(kept_connections)
+            .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")))
+            .dns_resolver(Arc::new(FencedResolver(self.fence.clone())));
+        let certificates = self.extra_certificates.iter().cloned();
+        certificates.fold(builder, reqwest::ClientBuilder::add_root_certificate).build().map_err(OutboundError::Build)
     }
 
     /// Fetches a JSON document.
@@ -83,7 +96,7 @@ impl Outbound {
     /// When the address is not allowed, or the answer is late, large, not 200 or not JSON.
     pub async fn get_json(&self, address: &Url) -> Result<serde_json::Value, OutboundError> {
         self.fence.check(address)?;
-        let request = self.client.get(address.clone()).header("accept", "application/json");
+        let request = self.client().await?.get(address.clone()).header("accept", "application/json");
         let response = request.send().await.map_err(OutboundError::Request)?;
         if response.status() != reqwest::StatusCode::OK {
             return Err(OutboundError::Status(response.status().as_u16()));
@@ -97,7 +110,7 @@ impl Outbound {
     /// As [`Outbound::get_json`].
     pub async fn get_text(&self, address: &Url, header: (&str, &str)) -> Result<String, OutboundError> {
         self.fence.check(address)?;
-        let request = self.client.get(address.clone()).header(header.0, header.1);
+        let request = self.client().await?.get(address.clone()).header(header.0, header.1);
         // Without the address, which says something of what was asked for.
         let response = request.send().await.map_err(|error| OutboundError::Request(error.without_url()))?;
         if response.status() != reqwest::StatusCode::OK {
@@ -113,7 +126,7 @@ impl Outbound {
     pub async fn post_form(&self, address: &Url, fields: &[(&str, &str)]) -> Result<u16, OutboundError> {
         self.fence.check(address)?;
         let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
-        let request = self.notifier.post(address.clone()).body(body);
+        let request = self.notifier().await?.post(address.clone()).body(body);
         let request = request.header("content-type", "application/x-www-form-urlencoded");
         let response = request.send().await.map_err(OutboundError::Request)?;
         Ok(response.status().as_u16())
@@ -128,7 +141,7 @@ impl Outbound {
         request: reqwest::Request,
     ) -> Result<(reqwest::StatusCode, reqwest::header::HeaderMap, Vec<u8>), OutboundError> {
         self.fence.check(request.url())?;
-        let response = self.client.execute(request).await.map_err(OutboundError::Request)?;
+        let response = self.client().await?.execute(request).await.map_err(OutboundError::Request)?;
         Ok((response.status(), response.headers().clone(), bounded(response, MAX_BODY).await?))
     }
 }

@@ -48,7 +48,7 @@ use terminal::{fields, note, print};
 ///
 /// The other commands administer users, clients, resources and signing keys in the same database. They work beside a
 /// running server, which sees the change within a second.
-#[derive(Parser)]
+#[derive(Default, Parser)]
 #[command(
     name = "countersign",
     version,

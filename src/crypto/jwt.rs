@@ -3,7 +3,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use josekit::jwk::Jwk;
+use josekit::jwk::{Jwk, KeyPair as _};
 use josekit::jws::{ES256, EdDSA, JwsSigner, JwsVerifier, PS256, RS256};
 use serde::Serialize;
 
@@ -40,15 +40,26 @@ pub(super) fn failed(
     move |source| CryptoError::Key { operation, algorithm: algorithm.as_str(), source }
 }
 
-pub(super) fn signer(algorithm: SigningAlgorithm, jwk: &Jwk) -> Result<Box<dyn JwsSigner>, CryptoError> {
-    let signer: Result<Box<dyn JwsSigner>, _> = match algorithm {
-        SigningAlgorithm::Es256 => ES256.signer_from_jwk(jwk).map(|s| Box::new(s) as _),
-        SigningAlgorithm::Rs256 => RS256.signer_from_jwk(jwk).map(|s| Box::new(s) as _),
-        SigningAlgorithm::Ps256 => PS256.signer_from_jwk(jwk).map(|s| Box::new(s) as _),
-        SigningAlgorithm::EdDsa => EdDSA.signer_from_jwk(jwk).map(|s| Box::new(s) as _),
+/// What signs with a private key (PKCS #8) and what verifies its signatures.
+pub(super) fn opened(algorithm: SigningAlgorithm, private: &[u8]) -> Result<Opened, CryptoError> {
+    macro_rules! both {
+        ($jws:ident) => {
+            $jws.key_pair_from_der(private).and_then(|pair| {
+                let verifier = $jws.verifier_from_der(pair.to_der_public_key())?;
+                Ok((Box::new($jws.signer_from_der(private)?) as _, Box::new(verifier) as _))
+            })
+        };
+    }
+    let opened: Result<Opened, _> = match algorithm {
+        SigningAlgorithm::Es256 => both!(ES256),
+        SigningAlgorithm::Rs256 => both!(RS256),
+        SigningAlgorithm::Ps256 => both!(PS256),
+        SigningAlgorithm::EdDsa => both!(EdDSA),
     };
-    signer.map_err(failed("set-up of a signer", algorithm))
+    opened.map_err(failed("reading", algorithm))
 }
+
+pub(super) type Opened = (Box<dyn JwsSigner>, Box<dyn JwsVerifier>);
 
 pub(super) fn verifier(algorithm: SigningAlgorithm, jwk: &Jwk) -> Result<Box<dyn JwsVerifier>, CryptoError> {
     let verifier: Result<Box<dyn JwsVerifier>, _> = match algorithm {

@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use josekit::jwk::Jwk;
-use josekit::jwk::alg::ec::EcCurve;
-use josekit::jwk::alg::ed::EdCurve;
+use josekit::jwk::KeyPair as _;
+use josekit::jwk::alg::ec::{EcCurve, EcKeyPair};
+use josekit::jwk::alg::ed::{EdCurve, EdKeyPair};
+use josekit::jwk::alg::rsa::RsaKeyPair;
 use josekit::jws::{JwsSigner, JwsVerifier};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -17,7 +18,7 @@ use crate::domain::key::SigningKey;
 use crate::protocol::jose::{SigningAlgorithm, UnverifiedJws};
 
 use super::CryptoError;
-use super::jwt::{TokenType, encoded_header, failed, sign, signer, verifier};
+use super::jwt::{TokenType, encoded_header, failed, opened, sign};
 use super::seal::SealingKey;
 
 struct LoadedKey {
@@ -51,14 +52,20 @@ pub fn generate(
     created_at: UnixTime,
     active_at: UnixTime,
 ) -> Result<SigningKey, CryptoError> {
-    let private = match algorithm {
-        SigningAlgorithm::Es256 => Jwk::generate_ec_key(EcCurve::P256),
-        SigningAlgorithm::EdDsa => Jwk::generate_ed_key(EdCurve::Ed25519),
+    let (private, public) = match algorithm {
+        SigningAlgorithm::Es256 => {
+            EcKeyPair::generate(EcCurve::P256).map(|pair| (pair.to_der_private_key(), pair.to_jwk_public_key()))
+        }
+        SigningAlgorithm::EdDsa => {
+            EdKeyPair::generate(EdCurve::Ed25519).map(|pair| (pair.to_der_private_key(), pair.to_jwk_public_key()))
+        }
         // RFC 7518 section 3.3: 2048 bits or more.
-        SigningAlgorithm::Rs256 | SigningAlgorithm::Ps256 => Jwk::generate_rsa_key(2048),
-    };
-    let private = private.map_err(failed("generation", algorithm))?;
-    let public = private.to_public_key().map_err(failed("export", algorithm))?;
+        SigningAlgorithm::Rs256 | SigningAlgorithm::Ps256 => {
+            RsaKeyPair::generate(2048).map(|pair| (pair.to_der_private_key(), pair.to_jwk_public_key()))
+        }
+    }
+    .map_err(failed("generation", algorithm))?;
+    let private = Zeroizing::new(private);
     let member = |name: &str| public.parameter(name).cloned().unwrap_or_default();
     let mut required = match algorithm {
         SigningAlgorithm::Es256 => json!({"crv": member("crv"), "kty": "EC", "x": member("x"), "y": member("y")}),
@@ -73,9 +80,8 @@ pub fn generate(
         members.insert("use".to_owned(), "sig".into());
         members.insert("alg".to_owned(), algorithm.as_str().into());
     }
-    let private_json = Zeroizing::new(serde_json::to_vec(&private)?);
     Ok(SigningKey {
-        sealed_private: sealing.seal(&label(&key_id), &private_json)?,
+        sealed_private: sealing.seal(&label(&key_id), &private)?,
         key_id,
         algorithm,
         public_jwk: required,
@@ -100,10 +106,10 @@ impl Keyring {
         let mut keys = Vec::new();
         for record in records.into_iter().filter(|record| !record.is_expired(now.minus(hints_live))) {
             let private = sealing.open(&label(&record.key_id), &record.sealed_private)?;
-            let jwk = Jwk::from_bytes(private.as_slice()).map_err(failed("reading", record.algorithm))?;
+            let (signer, verifier) = opened(record.algorithm, &private)?;
             keys.push(LoadedKey {
-                signer: signer(record.algorithm, &jwk)?,
-                verifier: verifier(record.algorithm, &jwk)?,
+                signer,
+                verifier,
                 access_token_header: encoded_header(record.algorithm, TokenType::AccessToken, &record.key_id),
                 jwt_header: encoded_header(record.algorithm, TokenType::Jwt, &record.key_id),
                 logout_header: encoded_header(record.algorithm, TokenType::Logout, &record.key_id),

@@ -664,9 +664,10 @@ fn s102_slow_requests_are_ended() {
 }
 
 #[test]
-fn s107_health_says_one_word_and_there_are_no_metrics() {
+fn s107_health_says_what_is_wrong_in_a_word_and_there_are_no_metrics() {
     let w = world();
-    for (path, word) in [("/health/live", "live"), ("/health/ready", "ready")] {
+    let ready = r#"{"status":"ready","database":"ok","schema":"ok","keys":"ok"}"#;
+    for (path, word) in [("/health/live", "live"), ("/health/ready", ready)] {
         for url in [w.server.url(path), w.server.url(&format!("{path}?verbose=1&debug=true"))] {
             let answer = send(HTTP.get(url).header("accept", "application/json"));
             assert_eq!((answer.status, answer.body.trim()), (200, word), "{answer:?}");

@@ -199,6 +199,15 @@ fn s4_no_shape_of_a_foreign_address_is_ever_redirected_to() {
         "https://evil.example/https://web.example/bye",
         "https://evil.example?https://web.example/bye",
         "https://web.example@evil.example/bye",
+        "https://user@web.example/bye",
+        "https://user:secret@web.example/bye",
+        "https://:@web.example/bye",
+        "https://web.example:/bye",
+        "https://web.example//bye",
+        "https://web.example/./bye",
+        "https://web.example\\bye",
+        "https://web\u{3002}example/bye",
+        "https%3A%2F%2Fweb.example%2Fbye",
         "https://web.example/bye@evil.example",
         "https://web.example\\@evil.example/bye",
         "https://web.example%00.evil.example/bye",
@@ -239,6 +248,13 @@ fn s4_no_shape_of_a_foreign_address_is_ever_redirected_to() {
             assert!(!page.foreign, "{wrong:?}: {page:?}");
         }
         browser.through(w.web.request().url()).code();
+    }
+    // The hint of one client proves no address of another's, nor the other way round.
+    let hint = other.tokens(&browser, "openid");
+    for (hint, address) in [(hint.id(), BYE), (tokens.id(), &foreign)] {
+        let page = browser.open(logout(&w, &[("id_token_hint", hint), ("post_logout_redirect_uri", address)]));
+        page.is_error_page();
+        assert!(is_signed_in(&w, &browser), "{address}");
     }
     let twice = logout(&w, &[("client_id", &w.web.id), ("post_logout_redirect_uri", BYE)])
         + "&post_logout_redirect_uri=https%3A%2F%2Fevil.example";

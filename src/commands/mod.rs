@@ -31,11 +31,13 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use clap::{Parser, Subcommand};
 use countersign::app;
 use countersign::clock::{Clock, UnixTime};
 use countersign::config::{self, Config, DEFAULT_FILE, DatabaseUrl, KeySource};
+use countersign::domain::ids::UserId;
+use countersign::domain::user::User;
 use countersign::store::Store;
 
 pub use terminal::complain;
@@ -106,7 +108,8 @@ enum Command {
     /// they expire.
     ///
     /// With --issued-before only what was issued before an instant ends, and what that has given since. A session's end
-    /// leaves alone what was given with `offline_access`; --user, --client and --all end that too.
+    /// leaves alone what was given with `offline_access`; --user, --client and --all end that too. Among the counts are the
+    /// logout tokens: one for each session that ends, at each of its applications that wants to be told.
     #[command(after_long_help = manual!(
         prints "what has ended, and the number of the entry in the log of revocations",
         example "countersign revoke --user alice --dry-run\n  countersign revoke --user alice --wait\n  \
@@ -163,6 +166,17 @@ struct Context {
     config: Config,
     store: Store,
     now: UnixTime,
+}
+
+impl Context {
+    /// A person by name, or by identifier (`sub`), as tokens and logs have it.
+    async fn person(&self, name: &str) -> anyhow::Result<User> {
+        if let Some(user) = self.store.find_user_by_name(name).await? {
+            return Ok(user);
+        }
+        let by_id = self.store.find_user(UserId::from_stored(name)).await?;
+        by_id.ok_or_else(|| anyhow!("there is no user {name}; `countersign user list` shows them all"))
+    }
 }
 
 /// Runs the command.

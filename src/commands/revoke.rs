@@ -6,7 +6,7 @@ use anyhow::{anyhow, bail, ensure};
 use clap::{ArgGroup, Args};
 use countersign::clock::UnixTime;
 use countersign::crypto::opaque::{GrantSecret, REFRESH_TOKEN_PREFIX};
-use countersign::domain::ids::{ClientId, GrantId, SessionId, UserId, issued_at};
+use countersign::domain::ids::{ClientId, GrantId, SessionId, issued_at};
 use countersign::protocol::jose::UnverifiedJws;
 use countersign::store::{Ended, Ending};
 
@@ -66,34 +66,31 @@ impl RevokeCommand {
         if self.issued_before.is_some_and(|before| before > ctx.now) {
             bail!("--issued-before lies in the future; what has not been issued yet cannot end");
         }
-        let (what, ending) = self.ending(&ctx).await?;
+        let (mut what, ending) = self.ending(&ctx).await?;
+        if let Some(before) = self.issued_before {
+            what.push_str(&format!(", as far as it was issued before {before}"));
+        }
         let ended = ctx.store.end(ending.clone(), self.issued_before, self.dry_run, ctx.now).await?;
         let Some(sequence) = ended.sequence else {
             return print(&format!("Nothing of {what} is left to end."));
         };
         if self.dry_run {
-            return print(&format!("Would end {what}; nothing has been changed.\n{}", counts(&ended)));
+            return print(&format!("Would end {what}. Nothing has been changed.\n{}", counts(&ended)));
         }
-        print(&format!("Ended {what}.\n{}\nlog sequence       {sequence}", counts(&ended)))?;
+        print(&format!("Ended {what}.\n{}\nlog sequence   {sequence}", counts(&ended)))?;
         if self.wait { wait(&ctx, sequence, ended.told).await } else { Ok(()) }
     }
 
     /// What is meant, in words and for the store.
     async fn ending(&self, ctx: &Context) -> anyhow::Result<(String, Ending)> {
         if let Some(name) = &self.user {
-            let by_name = ctx.store.find_user_by_name(name).await?;
-            let found = match by_name {
-                Some(user) => Some(user),
-                None => ctx.store.find_user(UserId::from_stored(name.as_str())).await?,
-            };
-            let user =
-                found.ok_or_else(|| anyhow!("there is no user {name}; `countersign user list` shows them all"))?;
-            return Ok((format!("user {}", user.username), Ending::User(user.id)));
+            let user = ctx.person(name).await?;
+            return Ok((format!("all that user {} has", user.username), Ending::User(user.id)));
         }
         if let Some(id) = &self.client {
             let known = ctx.store.registry().await?.clients.iter().any(|client| client.id.as_str() == id);
             ensure!(known, "there is no client {id}; `countersign client list` shows them all");
-            return Ok((format!("client {id}"), Ending::Client(ClientId::from_stored(id.as_str()))));
+            return Ok((format!("all that client {id} has"), Ending::Client(ClientId::from_stored(id.as_str()))));
         }
         if let Some(id) = &self.session {
             return Ok((format!("session {id}"), Ending::Session(SessionId::from_stored(id.as_str()))));
@@ -129,7 +126,7 @@ fn counts(ended: &Ended) -> String {
     fields(&[
         ("sessions", ended.sessions.to_string()),
         ("grants", ended.grants.to_string()),
-        ("applications told", ended.told.to_string()),
+        ("logout tokens", ended.told.to_string()),
     ])
 }
 
@@ -139,10 +136,10 @@ async fn revoke_key(ctx: &Context, kid: &str, dry_run: bool) -> anyhow::Result<(
             ctx.store.registry().await?.keys.iter().any(|key| key.key_id == kid),
             "there is no key {kid}; `countersign key list` shows them all"
         );
-        return print(&format!("Would remove key {kid} and end all that it signed; nothing has been changed."));
+        return print(&format!("Would remove key {kid} and end all that it signed. Nothing has been changed."));
     }
     let sequence = key::revoke(ctx, kid).await?;
-    print(&format!("Removed key {kid}; all that it signed has ended.\nlog sequence       {sequence}"))
+    print(&format!("Removed key {kid}; all that it signed has ended.\nlog sequence   {sequence}"))
 }
 
 /// Waits for the running server, which delivers.
@@ -152,7 +149,10 @@ async fn wait(ctx: &Context, sequence: i64, told: usize) -> anyhow::Result<()> {
     for look in 0..looks {
         let (open, given_up) = ctx.store.open_logout_deliveries(sequence).await?;
         if open == 0 {
-            ensure!(given_up == 0, "{given_up} of {told} applications could not be told");
+            ensure!(
+                given_up == 0,
+                "{given_up} of {told} logout tokens could not be delivered; `countersign logout-delivery list` says why"
+            );
             return print(if told == 0 {
                 "No application had to be told."
             } else {
@@ -160,14 +160,14 @@ async fn wait(ctx: &Context, sequence: i64, told: usize) -> anyhow::Result<()> {
             });
         }
         if look >= 10 && !announced {
-            note(&format!("waiting for {open} of {told} applications"));
+            note(&format!("{open} of {told} logout tokens have not arrived yet; waiting"));
             announced = true;
         }
         actix_web::rt::time::sleep(LOOK_EVERY).await;
     }
     let (open, _) = ctx.store.open_logout_deliveries(sequence).await?;
     bail!(
-        "all has ended here, but {open} of {told} applications have not been told within a minute; a running server goes on \
+        "all has ended here, but {open} of {told} logout tokens have not arrived within a minute; a running server goes on \
          trying for a day; `countersign logout-delivery list` says why"
     )
 }

@@ -1,6 +1,5 @@
 //! `session`: who is signed in.
 
-use anyhow::anyhow;
 use clap::Subcommand;
 use countersign::store::ListedSession;
 use serde_json::{Value, json};
@@ -19,7 +18,7 @@ pub enum SessionCommand {
         example "countersign session list --user alice"
     ))]
     List {
-        /// Only those of this user
+        /// Only those of this user, by name or identifier (`sub`)
         #[arg(long, value_name = "USER")]
         user: Option<String>,
         /// Print JSON
@@ -33,12 +32,7 @@ impl SessionCommand {
         let Self::List { user, json } = self;
         let user = match user {
             None => None,
-            Some(name) => {
-                let found = ctx.store.find_user_by_name(&name).await?;
-                Some(
-                    found.ok_or_else(|| anyhow!("there is no user {name}; `countersign user list` shows them all"))?.id,
-                )
-            }
+            Some(name) => Some(ctx.person(&name).await?.id),
         };
         let idle_since = ctx.now.minus(ctx.config.session.idle);
         let (sessions, more) = ctx.store.list_sessions(user, idle_since, ctx.now).await?;

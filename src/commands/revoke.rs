@@ -66,10 +66,11 @@ impl RevokeCommand {
         if self.issued_before.is_some_and(|before| before > ctx.now) {
             bail!("--issued-before lies in the future; what has not been issued yet cannot end");
         }
-        let (mut what, ending) = self.ending(&ctx).await?;
-        if let Some(before) = self.issued_before {
-            what.push_str(&format!(", as far as it was issued before {before}"));
-        }
+        let (what, ending) = self.ending(&ctx).await?;
+        let what = match self.issued_before {
+            Some(before) => format!("{what}, as far as it was issued before {before}"),
+            None => what,
+        };
         let ended = ctx.store.end(ending.clone(), self.issued_before, self.dry_run, ctx.now).await?;
         let Some(sequence) = ended.sequence else {
             return print(&format!("Nothing of {what} is left to end."));

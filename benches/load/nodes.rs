@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::drive::{Control, Run, Worker, measure, pace};
+use crate::drive::{Control, Run, Span, Worker, measure, pace};
 use crate::http::{Connection, write_post};
 use crate::operations::{Pool, Refresh};
 use crate::process::{Process, free_address};
@@ -85,7 +85,7 @@ impl Bench<'_> {
 
     /// Kills `b` in the middle of a load.
     async fn kill(&self, endpoint: Endpoint, a: &Process, b: Process) -> Result<Killed> {
-        let span = self.span();
+        let span = Span::of(self.span().measured / 2);
         let log = Rc::new(Log::default());
         let run = measure(&[a], span, |control| {
             let mut workers: Vec<Worker> = (0..self.options.connections)

@@ -3,6 +3,7 @@
 //! its own; a share of the tokens is known here and rotated.
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -222,16 +223,6 @@ impl Filler {
             "INSERT INTO {table} ({into}) SELECT {from} FROM {series} AS n CROSS JOIN scale_{table} AS template {join}"
         ))
     }
-
-    /// Leaves the database as it would be after some time.
-    fn finish(mut self) -> Result<()> {
-        match self {
-            Self::Sqlite(_) => self.execute("PRAGMA journal_mode = WAL"),
-            Self::Pg(_) => ["VACUUM ANALYZE grants", "VACUUM ANALYZE users", "CHECKPOINT"]
-                .into_iter()
-                .try_for_each(|statement| self.execute(statement)),
-        }
-    }
 }
 
 /// What a person of the filling is called.
@@ -262,6 +253,23 @@ impl Bench<'_> {
         Ok(Filler::Sqlite(conn))
     }
 
+    /// Leaves the database as it would be after some time: all is on the disk.
+    fn finish(&self, filler: Filler) -> Result<()> {
+        match filler {
+            Filler::Sqlite(mut conn) => {
+                conn.batch_execute("PRAGMA journal_mode = WAL")?;
+                drop(conn);
+                File::open(self.installation.database_file())?.sync_all()?;
+            }
+            Filler::Pg(mut conn) => {
+                for statement in ["VACUUM ANALYZE grants", "VACUUM ANALYZE users", "CHECKPOINT"] {
+                    conn.batch_execute(statement)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Refresh and sign-in beside more and more rows, what a row takes, and the sweep.
     pub async fn scale(&mut self) -> Result<()> {
         Report::section("Beside so many living refresh tokens and people");
@@ -281,7 +289,7 @@ impl Bench<'_> {
             let tokens = filler.grants(rows_before, rows, people)?;
             let grants = filler.size("grants")?;
             let filled = started.elapsed();
-            filler.finish()?;
+            self.finish(filler)?;
             // A prime step leads from one to another far from it.
             let count = tokens.len() as u64;
             for step in 0..count {
@@ -321,10 +329,12 @@ impl Bench<'_> {
                     for (name, then, now) in
                         [("refresh", &first.refresh, &warm.refresh), ("sign-in", &first.sign_in, &warm.sign_in)]
                     {
-                        let slower = (then.per_second() / now.per_second().max(1e-9) - 1.0) * 100.0;
+                        let percent = |times: f64| (times - 1.0) * 100.0;
+                        let slower = percent(then.per_second() / now.per_second().max(1e-9));
+                        let cpu = percent(now.cpu_micros() / then.cpu_micros());
                         self.report.figure(
                             &format!("{name}, slower than beside the fewest by"),
-                            &format!("{slower:.1} %"),
+                            &format!("{slower:.1} % (processor time {cpu:+.1} %)"),
                             Some(("25 %", slower.max(0.0) / 25.0)),
                         );
                     }
@@ -353,7 +363,7 @@ impl Bench<'_> {
         let dead = self.options.dead;
         let mut filler = self.filler()?;
         filler.dead_grants(rows, rows + dead)?;
-        filler.finish()?;
+        self.finish(filler)?;
         (self.server, _) = self.installation.start().await?;
         let started = Instant::now();
         let quiet = self.steady(known, Duration::from_secs(20)).await?;

@@ -124,7 +124,8 @@ impl Installation {
     /// Runs a command; its peak of resident memory in bytes, and the time it took.
     pub async fn run_weighed(&self, arguments: &[&str]) -> Result<(u64, Duration)> {
         let started = Instant::now();
-        let mut child = self.command().args(arguments).stdout(Stdio::null()).spawn()?;
+        let log = std::fs::File::options().append(true).open(self.log())?;
+        let mut child = self.command().args(arguments).stdout(Stdio::null()).stderr(log).spawn()?;
         let mut peak = 0;
         loop {
             if let Some(status) = child.try_wait()? {

@@ -70,16 +70,16 @@ impl Storm<'_> {
 
         let seen = Rc::new(Seen::default());
         let mut attempts = JoinSet::new();
-        let title = match self.offer {
+        let (title, answer) = match self.offer {
             Offer::AtOnce(people) => {
                 for index in 0..people {
                     attempts.spawn_local(attempt_again(self.endpoint, self.web.clone(), index, Rc::clone(&seen)));
                 }
-                format!("{people} attempts at once")
+                (format!("{people} attempts at once"), "a whole attempt")
             }
             Offer::PerSecond(rate) => {
                 attempts.spawn_local(press(self.endpoint, self.web.clone(), rate, Rc::clone(&seen)));
-                format!("{rate:.0} attempts a second")
+                (format!("{rate:.0} attempts a second"), "the answer to the form")
             }
         };
         let stormy = self.refresh().await?;
@@ -106,7 +106,7 @@ impl Storm<'_> {
         let at = |percent: usize| spans.get((spans.len() * percent / 100).min(spans.len().saturating_sub(1))).copied();
         let [middle, most] = [50, 99].map(|percent| millis(at(percent).unwrap_or_default()));
         let attempts = format!("p50 {middle:.0} ms, p99 {most:.0} ms");
-        report.figure("a whole attempt", &attempts, Some(("2 s", most / 2000.0)));
+        report.figure(answer, &attempts, Some(("2 s", most / 2000.0)));
         if seen.missed.get() > 0 {
             report.figure("attempts that could not be made", &seen.missed.get().to_string(), None);
         }

@@ -216,10 +216,10 @@ impl<'a> Bench<'a> {
             Database::Sqlite => None,
             Database::Postgres => Some(Cluster::start()?),
         };
-        Report::subject(&match &cluster {
-            None => "The embedded database".to_owned(),
-            Some(cluster) => cluster.describe()?,
-        });
+        match &cluster {
+            None => report.subject("SQLite", "The embedded database"),
+            Some(cluster) => report.subject("PostgreSQL", &cluster.describe()?),
+        }
         let binary = options.server.clone().unwrap_or_else(|| env!("CARGO_BIN_EXE_countersign").into());
         let binary = binary.canonicalize().context("the server binary")?;
         let installation = Installation::new(binary, cluster.as_ref().map(Cluster::url))?;

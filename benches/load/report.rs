@@ -39,6 +39,8 @@ impl Bound {
 /// Prints as it goes and counts what is over.
 #[derive(Default)]
 pub struct Report {
+    /// Which database it is about.
+    on: &'static str,
     passed: usize,
     over: Vec<String>,
 }
@@ -64,8 +66,9 @@ impl Report {
         }
     }
 
-    /// What the sections from here on are about.
-    pub fn subject(title: &str) {
+    /// Which database the sections from here on are about; `title` says more of it.
+    pub fn subject(&mut self, on: &'static str, title: &str) {
+        self.on = on;
         println!("\n# {title}");
     }
 
@@ -154,7 +157,7 @@ impl Report {
     pub fn errors(&mut self, name: &str, run: &Run) {
         if let Some(error) = &run.first_error {
             println!("{name}: {} errors, the first: {error}", run.errors);
-            self.over.push(format!("{name} (errors)"));
+            self.over.push(format!("{}: {name} (errors)", self.on));
         }
     }
 
@@ -163,7 +166,7 @@ impl Report {
             self.passed += 1;
             format!("{used:.2} PASS")
         } else {
-            self.over.push(name.to_owned());
+            self.over.push(format!("{}: {name}", self.on));
             format!("{used:.2} over")
         }
     }

@@ -11,7 +11,7 @@ use countersign::clock::UnixTime;
 use countersign::crypto::opaque::Digest;
 use countersign::domain::activity::Origin;
 use countersign::domain::ids::{SessionId, uuid_v7};
-use countersign::store::{Actor, Deliveries, Ending, Reason};
+use countersign::store::{Actor, Deliveries, Ending, Lease, OutboxKind, Reason};
 use proptest::prelude::*;
 use support::ground::{DAY, Given, Ground};
 use support::{World, claims, wait_for};
@@ -267,6 +267,47 @@ async fn s115_a_session_that_runs_out_by_itself_is_told_of_once_and_offline_gran
     assert!(!ground.is_signed_in(&all[1], end).await && !ground.token_lives(&all[1], start, end).await);
     ground.store.sweep(renewed_until).await.unwrap();
     assert_eq!(deliveries(renewed_until).await.len(), 251);
+}
+
+/// As several servers do that look at the same moment.
+#[test]
+fn s115_of_many_that_lease_at_once_each_delivery_goes_to_one() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
+    let start = UnixTime::from_seconds(1_700_000_000);
+    let ground = runtime.block_on(async {
+        let ground = Ground::new(start).await;
+        for _ in 0..60 {
+            ground.give(0, 0, false, start).await;
+        }
+        ground.store.end(Ending::All, None, false, start).await.unwrap();
+        ground
+    });
+    let takers: Vec<_> = (0..8)
+        .map(|taker| {
+            let store = ground.store.clone();
+            runtime.spawn(async move {
+                let mut taken = Vec::new();
+                for _ in 0..15 {
+                    let lease = Lease {
+                        kind: OutboxKind::Logout,
+                        destination: "a.example:8443".to_owned(),
+                        limit: 4,
+                        node: format!("node {taker}"),
+                        until: start.plus(DAY),
+                    };
+                    let items = store.lease_outbox(lease, start).await.unwrap();
+                    taken.extend(items.into_iter().map(|item| item.id));
+                }
+                taken
+            })
+        })
+        .collect();
+    let mut all = Vec::new();
+    for taker in takers {
+        all.extend(runtime.block_on(taker).unwrap());
+    }
+    let distinct: BTreeSet<String> = all.iter().cloned().collect();
+    assert_eq!((all.len(), distinct.len()), (60, 60), "each once");
 }
 
 /// Operations that end something, and so must write an entry.

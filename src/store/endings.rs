@@ -345,7 +345,8 @@ pub(super) fn end_weaker(conn: &mut Conn, user: &UserId, keep: &SessionId, now: 
     }
     let sequence = enter(conn, &entries, &Reason::FactorChanged.by(Actor::Owner), &bounds)?;
     if sessions > 0 {
-        queue_logouts(conn, "sessions.user_id", &bounds, sequence)?;
+        let which = "sessions.user_id = $2 AND sessions.session_id <> $3 AND sessions.created_at < $4";
+        queue_logouts(conn, which, &bounds, sequence)?;
     }
     Ok(())
 }

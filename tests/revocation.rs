@@ -11,7 +11,9 @@ use countersign::clock::UnixTime;
 use countersign::crypto::opaque::Digest;
 use countersign::domain::activity::Origin;
 use countersign::domain::ids::{SessionId, uuid_v7};
-use countersign::store::{Actor, Deliveries, Ending, Lease, OutboxKind, Reason};
+use countersign::domain::second_factor::NewDevice;
+use countersign::domain::session::Authentication;
+use countersign::store::{Actor, Added, Deliveries, Ending, FactorChange, Lease, OutboxKind, Reason, SessionRise};
 use proptest::prelude::*;
 use support::ground::{DAY, Given, Ground};
 use support::{World, claims, wait_for};
@@ -308,6 +310,43 @@ fn s115_of_many_that_lease_at_once_each_delivery_goes_to_one() {
     }
     let distinct: BTreeSet<String> = all.iter().cloned().collect();
     assert_eq!((all.len(), distinct.len()), (60, 60), "each once");
+}
+
+#[actix_web::test]
+async fn s59_a_first_app_ends_what_was_weaker_with_an_entry_each_and_tells_the_applications() {
+    let start = UnixTime::from_seconds(1_700_000_000);
+    let ground = Ground::new(start).await;
+    let (own, other) = (ground.give(0, 0, true, start).await, ground.give(0, 1, true, start).await);
+    let foreign = ground.give(1, 0, true, start).await;
+    let (now, before) = (start.plus(Duration::from_secs(1)), ground.sequence().await);
+    let (ada, binding) = (ground.people[0].clone(), Digest::of(b"place"));
+    let sealed = ground.store.open_enrolment(binding, ada.clone(), vec![1], now.plus(DAY), now).await.unwrap();
+    let app = NewDevice {
+        device_id: uuid_v7(now),
+        name: "phone".to_owned(),
+        binding,
+        sealed_secret: sealed,
+        step: 1,
+        recovery_codes: Vec::new(),
+    };
+    let change = FactorChange {
+        user: ada,
+        origin: Origin::default(),
+        session: own.session.clone(),
+        ends_others: false,
+        notices: Vec::new(),
+    };
+    let authentication = Authentication { at: now, acr: "b".into(), amr: "pwd otp mfa".into() };
+    let rise = SessionRise { cookie: own.cookie, authentication };
+    let added = ground.store.add_totp_device(change, app, Some(rise), now).await.unwrap();
+    assert!(matches!(added, Added::Done { .. }));
+    // The other session and both grants; its application is told.
+    let last = ground.sequence().await;
+    assert_eq!(last - before, 3);
+    assert_eq!(ground.store.open_logout_deliveries(last).await.unwrap(), (1, 0));
+    assert!(ground.is_signed_in(&own, now).await && !ground.is_signed_in(&other, now).await);
+    assert!(!ground.refreshes(&own, now).await && !ground.refreshes(&other, now).await);
+    assert!(ground.is_signed_in(&foreign, now).await && ground.refreshes(&foreign, now).await);
 }
 
 /// Operations that end something, and so must write an entry.

@@ -178,7 +178,7 @@ fn a_connection_that_is_cut_in_the_middle_of_a_change_leaves_all_of_it_or_nothin
         wait_for("the database", || (get(server.url("/health/ready")).status == 200).then_some(()));
         if answer.status == 503 {
             // What had reached the database before the cut runs to its end there.
-            std::thread::sleep(SECOND / 4);
+            support::wait_until(Instant::now() + SECOND / 4);
         }
         // What was told is so; what was not may be, whole.
         let happened = match (&tokens, round % 3) {

@@ -29,16 +29,16 @@ impl Instrumentation for Listener {
     }
 }
 
-/// The statements that end things: all but those that begin and end the transaction and its parts, and those that write
-/// down for the person what happened.
+/// The statements that end things: neither those that write down for the person what happened, nor those by which
+/// connections are set up and transactions begin and end.
 async fn counted<T>(ending: impl Future<Output = T>) -> (T, Vec<String>) {
     STATEMENTS.lock().unwrap().clear();
     let outcome = ending.await;
     let all = std::mem::take(&mut *STATEMENTS.lock().unwrap());
-    let control = ["BEGIN", "COMMIT", "SAVEPOINT", "RELEASE", "ROLLBACK"];
+    let words = ["sessions", "grants", "revocations", "outbox", "consents", "users", "clients", "advisory"];
     let ends = |text: &String| {
         let beside = ["activity", "sign_outs"].iter().any(|table| text.replace(['"', '`'], "").contains(table));
-        !beside && !control.iter().any(|word| text.starts_with(word))
+        !beside && words.iter().any(|word| text.contains(word))
     };
     (outcome, all.into_iter().filter(ends).collect())
 }

@@ -207,6 +207,7 @@ async fn run(config: Config) -> Result<(), AppError> {
     let operator = ctx.config.metrics_listen.map(|address| serve_operator(&ctx, address)).transpose()?;
 
     let data = web::Data::from(Arc::clone(&ctx));
+    let counted = Arc::clone(&ctx);
     let server = HttpServer::new(move || {
         let app = App::new().app_data(data.clone()).wrap(from_fn(http::observe));
         match &demo {
@@ -218,6 +219,7 @@ async fn run(config: Config) -> Result<(), AppError> {
     .client_request_timeout(HEADER_TIMEOUT)
     .keep_alive(KEEP_ALIVE)
     .max_connections(MAX_CONNECTIONS)
+    .on_connect(move |_, data| drop(data.insert(counted.metrics.connection())))
     .shutdown_timeout(DRAIN_SECONDS)
     .shutdown_signal(leave(Arc::clone(&ctx), told_to_stop()?));
     let listener = listen(address).map_err(refused)?;

@@ -71,6 +71,15 @@ pub struct Delivery {
     pub state: String,
 }
 
+/// An open connection, counted until it ends.
+pub struct Connection(Gauge);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// The counters, and the registry that writes them out.
 pub struct Metrics {
     registry: Registry,
@@ -79,6 +88,7 @@ pub struct Metrics {
     tokens: Family<Grant, Counter>,
     sign_ins: Family<Outcome, Counter>,
     logout_deliveries: Family<Outcome, Counter>,
+    connections: Gauge,
     store_queue: Gauge,
     password_queue: Gauge,
     registry_version: Gauge,
@@ -115,6 +125,7 @@ impl Default for Metrics {
             gauge
         };
         Self {
+            connections: gauge("connections", "Open connections of the main listener"),
             store_queue: gauge("store_write_queue", "Transactions that wait for the database's writer"),
             password_queue: gauge("password_queue", "Password checks that wait for a thread"),
             registry_version: gauge("registry_version", "The change counter that clients, resources and keys are from"),
@@ -149,6 +160,19 @@ impl Metrics {
         let route = Route { route };
         self.latency.get_or_create(&route).observe(took.as_secs_f64());
         self.requests.get_or_create(&Request { route: route.route, method, status }).inc();
+    }
+
+    /// Counts one more, for as long as what is given lives.
+    #[must_use]
+    pub fn connection(&self) -> Connection {
+        self.connections.inc();
+        Connection(self.connections.clone())
+    }
+
+    /// How many connections are open.
+    #[must_use]
+    pub fn connections(&self) -> i64 {
+        self.connections.get()
     }
 
     pub fn token_issued(&self, grant: &'static str) {

@@ -354,7 +354,9 @@ fn ten_thousand_idle_and_two_thousand_slow_connections_disturb_nobody() {
         })
         .collect();
     let besieged = p99(&w, &token);
-    assert!(kept.iter_mut().all(|stream| !is_closed(stream)), "an idle connection is nobody's harm");
+    // Those beyond what is kept were answered and closed; the others may stay as long as they like.
+    let closed = kept.iter_mut().map(is_closed).filter(|closed| *closed).count();
+    assert!((idle.saturating_sub(8000)..=idle.saturating_sub(7990)).contains(&closed), "{closed} of {idle}");
     wait_for("the slow ones to be let go", || loris.iter_mut().all(is_closed).then_some(()));
     let released = start.elapsed();
     println!(
@@ -364,7 +366,7 @@ fn ten_thousand_idle_and_two_thousand_slow_connections_disturb_nobody() {
     // On a machine that runs other tests meanwhile; docs/reliability.md has the figures of a quiet one.
     let bound = 2 * quiet + Duration::from_millis(50);
     assert!(crowded < bound && besieged < bound, "{quiet:?} {crowded:?} {besieged:?}");
-    assert!(with_idle < before + 16 * u64::try_from(idle).unwrap(), "{before} {with_idle}: 16 KiB each");
+    assert!(with_idle < before + 100 * 1024, "{before} {with_idle}: more than 100 MiB");
     drop(kept);
     let posted = post(w.server.url("/token"), &[("grant_type", "client_credentials")]);
     assert_eq!(send(w.machine.authenticated(posted)).status, 200);

@@ -96,6 +96,13 @@ fn s107_metrics_count_what_happened_on_a_listener_of_their_own() {
     for secret in [token.as_str(), "ada", "nowhere", "127.0.0.1", w.web.id.as_str()] {
         assert!(!page.contains(secret), "{secret}");
     }
+    // A connection counts for as long as it is there.
+    let open = || sample(&metrics(&operator), "countersign_connections");
+    let kept: Vec<_> =
+        (0..40).map(|_| TcpStream::connect(w.server.url("").trim_start_matches("http://")).unwrap()).collect();
+    wait_for("the connections to be counted", || (open() >= 41.0).then_some(()));
+    drop(kept);
+    wait_for("the connections to be gone", || (open() < 4.0).then_some(()));
     // Health is there as well, and the product is not; on the product's own listener there are no metrics.
     assert_eq!(get(format!("{operator}/health/live")).status, 200);
     assert_eq!(get(format!("{operator}/health/ready")).status, 200);

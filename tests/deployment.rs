@@ -895,3 +895,69 @@ fn sigterm_lets_the_request_under_way_finish() {
 fn sigint_lets_the_request_under_way_finish() {
     stop_amid_a_refresh("INT");
 }
+
+// ---- As in its container ----
+
+#[test]
+fn the_files_of_the_deployment_set_what_there_is_to_set() {
+    let files = [include_str!("../deploy/Dockerfile"), include_str!("../deploy/compose.yaml")];
+    let mut settings = std::collections::BTreeMap::new();
+    for text in files.iter().flat_map(|file| file.lines()).filter(|line| !line.trim_start().starts_with('#')) {
+        for word in text.split_whitespace().filter(|word| word.starts_with("COUNTERSIGN_")) {
+            let value = text.split_once(word).unwrap().1.trim();
+            let set = word.trim_end_matches(':').split_once('=').unwrap_or((word.trim_end_matches(':'), value));
+            settings.insert(set.0, set.1);
+        }
+    }
+    // What the compose file says is to be put beside it.
+    settings.insert("COUNTERSIGN_KEY_ENCRYPTION_KEY", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=");
+    settings.insert("COUNTERSIGN_DATABASE_URL", "postgres://countersign:PASSWORD@postgres/countersign?sslmode=disable");
+    assert!(settings.len() > 7, "{settings:?}");
+    let folder = TempDir::new().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_countersign"));
+    command.args(["config", "check"]).current_dir(folder.path()).env_clear().envs(&settings);
+    let output = support::server::run(command, "");
+    assert!(output.status.success(), "{settings:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn nobody_in_a_read_only_root_without_a_capability_can_serve() {
+    const NOBODY: u32 = 65_532;
+    let (server, app) = one_app(&[("COUNTERSIGN_DATABASE_URL", "sqlite://data/countersign.db")]);
+    server.user("ada");
+    let root = rustix::process::geteuid().is_root();
+    // Where nobody may come by.
+    let place = TempDir::new().unwrap();
+    let program = place.path().join("countersign");
+    fs::copy(env!("CARGO_BIN_EXE_countersign"), &program).unwrap();
+    let mut paths = vec![server.data_dir()];
+    paths.extend(fs::read_dir(server.data_dir()).unwrap().map(|entry| entry.unwrap().path()));
+    for path in paths.iter().filter(|_| root) {
+        std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    for folder in [place.path(), server.home()] {
+        fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    let serve = server.command(&[]);
+    let mut command = Command::new("unshare");
+    command.arg("--mount").args((!root).then_some("--map-root-user")).args(["sh", "-c"]);
+    command.arg(
+        "mount --bind \"$HOME\" \"$HOME\" && mount --bind \"$DATA\" \"$DATA\" && cd \"$HOME\" && \
+         mount -o remount,bind,ro \"$HOME\" && mount -o remount,bind,ro / && ! touch here /here 2>/dev/null && \
+         exec setpriv $WHO --bounding-set=-all --inh-caps=-all --no-new-privs \"$0\" serve",
+    );
+    command.arg(&program).current_dir(server.home()).env_clear();
+    command.envs(serve.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.env("DATA", server.data_dir()).env("HOME", server.home());
+    command.env("WHO", if root { "--reuid=65532 --regid=65532 --clear-groups" } else { "" });
+    server.start_as(command);
+    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let of = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+    if root {
+        assert!(of("Uid:").starts_with("65532") && of("CapEff:").chars().all(|digit| digit == '0'), "{status}");
+    }
+    assert_eq!((of("CapBnd:").trim_matches('0'), of("NoNewPrivs:").as_str()), ("", "1"), "{status}");
+    let tokens = app.tokens(&Browser::new(&server), "openid");
+    assert!(app.is_active(tokens.access()));
+    server.stop();
+}

@@ -9,6 +9,8 @@ use clap::Parser as _;
 use commands::Cli;
 
 fn main() -> ExitCode {
+    // Before libpq uses it: so it is not taken down at the end beneath threads that close their connections.
+    openssl::init();
     let mut arguments = std::env::args_os().skip(1);
     // The server takes none of this; what reads command lines would stay in its memory for as long as it runs.
     let is_plain = match (arguments.next(), arguments.next()) {

@@ -279,6 +279,33 @@ fn servers_that_start_together_make_the_database_once() {
 }
 
 #[test]
+fn servers_that_show_a_password_on_many_connections_come_and_go_in_peace() {
+    let cluster = Cluster::start(&[]);
+    let url = cluster.database();
+    execute(&url, "ALTER ROLE countersign PASSWORD 'hush'");
+    cluster.write("pg_hba.conf", "host all all all scram-sha-256\n");
+    execute(&url, "SELECT pg_reload_conf()");
+    let url = url.replace("countersign@", "countersign:hush@");
+    let env = [
+        ("COUNTERSIGN_DATABASE_URL", url.as_str()),
+        ("COUNTERSIGN_DATABASE__CONNECTIONS", "32"),
+        ("COUNTERSIGN_KEY_ENCRYPTION_KEY", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="),
+    ];
+    let servers: Vec<_> = (0..10).map(|_| TestServer::prepare(&env)).collect();
+    std::thread::scope(|scope| {
+        for server in &servers {
+            scope.spawn(|| server.start());
+        }
+    });
+    // All threads of each hash at once at the start, and close their connections beside the end of the process.
+    std::thread::scope(|scope| {
+        for server in &servers {
+            scope.spawn(|| server.stop());
+        }
+    });
+}
+
+#[test]
 fn s120_a_newer_schema_is_refused() {
     let url = shared().database();
     execute(&url, "INSERT INTO __diesel_schema_migrations (version) VALUES ('29990101000000')");

@@ -59,12 +59,17 @@ impl Outbound {
         let fence = Fence { allow: config.allow.clone().into(), allow_private: config.allow_private };
         let pem = config.ca_file.as_ref().map(std::fs::read).transpose().map_err(OutboundError::CaFile)?;
         let certificates = pem.map(|pem| reqwest::Certificate::from_pem_bundle(&pem)).transpose();
-        Ok(Self {
+        let outbound = Self {
             client: Arc::default(),
             notifier: Arc::default(),
             extra_certificates: certificates.map_err(OutboundError::Build)?.unwrap_or_default().into(),
             fence,
-        })
+        };
+        if !outbound.extra_certificates.is_empty() {
+            // Whether they read is seen here, at the start.
+            outbound.build(0)?;
+        }
+        Ok(outbound)
     }
 
     async fn client(&self) -> Result<&reqwest::Client, OutboundError> {

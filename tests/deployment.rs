@@ -21,6 +21,10 @@ use diesel::connection::SimpleConnection as _;
 use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::sql_types::{Binary, Text};
+use josekit::jwk::KeyPair as _;
+use josekit::jwk::alg::ec::{EcCurve, EcKeyPair};
+use josekit::jwk::alg::ed::EdKeyPair;
+use josekit::jwk::alg::rsa::RsaKeyPair;
 use openssl::ssl::{HandshakeError, SslConnector, SslMethod, SslStream, SslVerifyMode, SslVersion};
 use reqwest::blocking::RequestBuilder;
 use serde_json::{Value, json};
@@ -614,8 +618,11 @@ fn private_keys(server: &TestServer) -> Vec<Value> {
     let query = sql::<(Text, Binary)>("SELECT key_id, sealed_private FROM signing_keys");
     let rows: Vec<(String, Vec<u8>)> = query.load(&mut database(server)).unwrap();
     let open = |(id, sealed): &(String, Vec<u8>)| {
-        let mut key: Value =
-            serde_json::from_slice(&sealing.open(&format!("signing key {id}"), sealed).unwrap()).unwrap();
+        let der = sealing.open(&format!("signing key {id}"), sealed).unwrap();
+        let jwk = EcKeyPair::from_der(&*der, Some(EcCurve::P256)).map(|pair| pair.to_jwk_key_pair());
+        let jwk = jwk.or_else(|_| EdKeyPair::from_der(&*der).map(|pair| pair.to_jwk_key_pair()));
+        let jwk = jwk.or_else(|_| RsaKeyPair::from_der(&*der).map(|pair| pair.to_jwk_key_pair()));
+        let mut key = Value::Object(jwk.unwrap().as_ref().clone());
         key["kid"] = json!(id);
         key
     };

@@ -31,7 +31,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{anyhow, bail};
+use anyhow::bail;
 use clap::{Parser, Subcommand};
 use countersign::app;
 use countersign::clock::{Clock, UnixTime};
@@ -171,11 +171,16 @@ struct Context {
 impl Context {
     /// A person by name, or by identifier (`sub`), as tokens and logs have it.
     async fn person(&self, name: &str) -> anyhow::Result<User> {
-        if let Some(user) = self.store.find_user_by_name(name).await? {
-            return Ok(user);
-        }
+        let by_name = self.store.find_user_by_name(name).await?;
         let by_id = self.store.find_user(UserId::from_stored(name)).await?;
-        by_id.ok_or_else(|| anyhow!("there is no user {name}; `countersign user list` shows them all"))
+        match (by_name, by_id) {
+            // Somebody may have taken another's identifier for a name.
+            (Some(named), Some(identified)) if named.id != identified.id => {
+                bail!("{name} is the name of one user and the identifier of another ({})", identified.username)
+            }
+            (Some(user), _) | (None, Some(user)) => Ok(user),
+            (None, None) => bail!("there is no user {name}; `countersign user list` shows them all"),
+        }
     }
 }
 

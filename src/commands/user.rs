@@ -434,8 +434,14 @@ async fn notice(ctx: &Context, user: &User, event: Event, detail: &str) -> anyho
     if ctx.config.mail.is_none() || user.email.is_none() {
         return Ok(None);
     }
-    let sealing = app::open_sealing_key(&ctx.config, &ctx.store).await?;
-    Ok(notice_by(&ctx.config, &sealing, user, event, detail, &Origin::default(), ctx.now)?)
+    // What is urgent is done also where the key is not at hand.
+    match app::open_sealing_key(&ctx.config, &ctx.store).await {
+        Ok(sealing) => Ok(notice_by(&ctx.config, &sealing, user, event, detail, &Origin::default(), ctx.now)?),
+        Err(error) => {
+            note(&format!("The owner is not told by mail: {error}"));
+            Ok(None)
+        }
+    }
 }
 
 fn role(user: &User) -> &'static str {

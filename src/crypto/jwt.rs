@@ -40,14 +40,21 @@ pub(super) fn failed(
     move |source| CryptoError::Key { operation, algorithm: algorithm.as_str(), source }
 }
 
-/// What signs with a private key (PKCS #8) and what verifies its signatures.
+/// What signs with a private key (PKCS #8; a JWK in databases that are older than that) and what verifies its signatures.
 pub(super) fn opened(algorithm: SigningAlgorithm, private: &[u8]) -> Result<Opened, CryptoError> {
     macro_rules! both {
         ($jws:ident) => {
-            $jws.key_pair_from_der(private).and_then(|pair| {
-                let verifier = $jws.verifier_from_der(pair.to_der_public_key())?;
-                Ok((Box::new($jws.signer_from_der(private)?) as _, Box::new(verifier) as _))
-            })
+            if private.starts_with(b"{") {
+                Jwk::from_bytes(private).and_then(|jwk| {
+                    let verifier = $jws.verifier_from_jwk(&jwk)?;
+                    Ok((Box::new($jws.signer_from_jwk(&jwk)?) as _, Box::new(verifier) as _))
+                })
+            } else {
+                $jws.key_pair_from_der(private).and_then(|pair| {
+                    let verifier = $jws.verifier_from_der(pair.to_der_public_key())?;
+                    Ok((Box::new($jws.signer_from_der(private)?) as _, Box::new(verifier) as _))
+                })
+            }
         };
     }
     let opened: Result<Opened, _> = match algorithm {

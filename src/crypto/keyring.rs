@@ -272,4 +272,15 @@ mod tests {
         assert!(reread.verify_hint(&hint, "i").is_some() && reread.verify_hint(&hint, "other").is_none());
         assert!(reread.verify_hint(&token, "i").is_none(), "not an ID token");
     }
+
+    #[test]
+    fn a_key_that_was_stored_as_a_jwk_signs_on() {
+        let sealing = sealing();
+        let mut record = generate(SigningAlgorithm::Es256, &sealing, NOW, NOW).unwrap();
+        let der = sealing.open(&label(&record.key_id), &record.sealed_private).unwrap();
+        let jwk = EcKeyPair::from_der(der.as_slice(), Some(EcCurve::P256)).unwrap().to_jwk_key_pair();
+        record.sealed_private = sealing.seal(&label(&record.key_id), jwk.to_string().as_bytes()).unwrap();
+        let claims = json!({"sub": "ada"});
+        assert!(ring(vec![record]).sign(SigningAlgorithm::Es256, TokenType::Jwt, &claims, NOW).is_ok());
+    }
 }

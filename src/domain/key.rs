@@ -12,7 +12,7 @@ pub struct SigningKey {
     pub key_id: String,
     pub algorithm: SigningAlgorithm,
     pub public_jwk: Value,
-    /// The private JWK under the key-encryption key.
+    /// The private key (PKCS #8) under the key-encryption key.
     pub sealed_private: Vec<u8>,
     pub created_at: UnixTime,
     pub active_at: UnixTime,

@@ -45,10 +45,17 @@ async fn may_send(ctx: &Context, whom: &str, first: bool, now: UnixTime) -> Resu
 /// Whether what ends such a link (SECURITY row 64) has happened to the account since it was asked for.
 async fn is_past(ctx: &Context, user: &UserId, kind: LinkKind, asked: &Asked) -> Result<bool, OAuthError> {
     let ends: &[Event] = match kind {
-        LinkKind::ResetPassword => {
-            &[Event::PasswordChanged, Event::PasswordReset, Event::EmailChanged, Event::SignedIn]
+        LinkKind::ResetPassword => &[
+            Event::PasswordChanged,
+            Event::PasswordReset,
+            Event::EmailChanged,
+            Event::AccountDisabled,
+            Event::SignedIn,
+        ],
+        LinkKind::ConfirmEmail => {
+            &[Event::PasswordChanged, Event::PasswordReset, Event::EmailChanged, Event::AccountDisabled]
         }
-        _ => &[Event::PasswordChanged, Event::PasswordReset],
+        _ => &[Event::PasswordChanged, Event::PasswordReset, Event::AccountDisabled],
     };
     Ok(ctx.store.has_happened(user.clone(), ends, asked.at()).await?)
 }

@@ -98,8 +98,6 @@ pub fn sid(ctx: &Context, session: &SessionId, client: &ClientId) -> String {
 /// The cookie of a session, as its browser is to keep it.
 pub struct SessionCookie {
     pub value: SecretString,
-    /// By which the session is found again.
-    pub digest: Digest,
     /// `None`: until the browser closes.
     pub max_age: Option<Duration>,
     /// Of the cookie beside it that pages can read, where Session Management is offered.
@@ -112,7 +110,6 @@ impl SessionCookie {
         let state = || browser_state(&ctx.session_key, session.id.as_str());
         Self {
             value: secret.reveal(),
-            digest: secret.digest(),
             max_age: session.is_kept.then(|| session.expires_at.since(now)),
             state: ctx.config.session.management.then(state),
         }

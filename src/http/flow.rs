@@ -1,5 +1,4 @@
-//! The pages of a sign-in, `/flow/{id}`. GET shows whatever comes next; each POST records one fact and goes back there (a
-//! password that was the last thing asked for, straight on to the application).
+//! The pages of a sign-in, `/flow/{id}`. GET shows whatever comes next; each POST records one fact and goes back there.
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderValue, RETRY_AFTER};
@@ -107,21 +106,6 @@ pub(super) async fn posted(
 
 pub(super) fn back_to(ctx: &Context, visit: &Visit) -> HttpResponse {
     see_other(&format!("/flow/{}", visit.id), ctx.config.issuer.is_https())
-}
-
-/// After a sign-in: on to where the flow leads, or to the page that asks what is still to be asked.
-async fn onward(ctx: &Context, mut visit: Visit, entry: &login::Entry) -> HttpResponse {
-    let https = ctx.config.issuer.is_https();
-    let cookies = given(ctx, &visit, entry);
-    (visit.browser.session, visit.browser.step) = (Some(entry.cookie.digest), None);
-    let response = match situation(ctx, visit.situation.id, &visit.browser, ctx.now()).await {
-        Ok(Some(situation)) if matches!(situation.step, Step::Issue) => {
-            show(ctx, &Visit { situation, ..visit }, &Notice::default()).await
-        }
-        Ok(_) => back_to(ctx, &visit),
-        Err(error) => error_page(&error, https),
-    };
-    with_cookies(response, cookies)
 }
 
 pub async fn get(request: HttpRequest, ctx: web::Data<Context>, id: web::Path<String>) -> HttpResponse {
@@ -279,7 +263,7 @@ pub async fn sign_in(
     ctx.metrics.sign_in(outcome.as_ref().map_or("failed", login::Outcome::as_str));
     match outcome {
         Ok(login::Outcome::Elsewhere) => back_to(&ctx, &visit),
-        Ok(login::Outcome::SignedIn(entry)) => onward(&ctx, visit, &entry).await,
+        Ok(login::Outcome::SignedIn(entry)) => with_cookies(back_to(&ctx, &visit), given(&ctx, &visit, &entry)),
         Ok(login::Outcome::Half(secret)) => {
             let names = CookieNames::new(https);
             with_cookies(back_to(&ctx, &visit), [names.set(names.step, secret.expose_secret(), None)])

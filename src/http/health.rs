@@ -1,4 +1,4 @@
-//! Whether the process lives, and whether it can do its work. Tells strangers nothing but that.
+//! Whether the process lives, and whether it can do its work. Tells strangers which part fails, and nothing of why.
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;

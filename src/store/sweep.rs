@@ -50,12 +50,14 @@ impl Store {
             ("trusted_browsers", "token_digest", now),
             ("revocations", "sequence", now),
             ("grants", "grant_id", late),
-            ("sessions", "session_id", late),
         ];
         let mut swept = self.write_and_wake(move |conn| end_run_out(conn, BATCH, now)).await?;
         for (table, key, before) in tables {
             swept += self.write_one(move |conn| sweep_table(conn, table, key, "expires_at", before)).await?;
         }
+        // One that has run out while nobody swept is ended first, and its applications told.
+        let ended = "ended_at IS NOT NULL AND expires_at";
+        swept += self.write_one(move |conn| sweep_table(conn, "sessions", "session_id", ended, late)).await?;
         // What is neither delivered nor given up waits for whoever delivers it.
         let settled = "(delivered_at IS NOT NULL OR given_up_at IS NOT NULL) AND expires_at";
         swept += self.write(move |conn| sweep_table(conn, "outbox", "outbox_id", settled, now)).await?;

@@ -66,7 +66,7 @@ impl Power {
         let end = format!("{} +++ killed by SIGKILL +++", server.pid());
         server.kill();
         // Its last words; on a busy machine it is far behind.
-        let gives_up = Instant::now() + Duration::from_secs(60);
+        let gives_up = Instant::now() + Duration::from_mins(1);
         let log = loop {
             let log = fs::read_to_string(self.log()).unwrap();
             if log.contains(&end) {

@@ -140,7 +140,9 @@ async fn attempt_again(endpoint: Endpoint, web: Client, index: usize, seen: Rc<S
                 if status == 503 && retry_after.is_none() {
                     seen.without_retry_after.set(seen.without_retry_after.get() + 1);
                 }
-                tokio::time::sleep(Duration::from_secs(retry_after.unwrap_or(1).min(2))).await;
+                // People are not clocks: each comes back some time in the second after the one that was named.
+                let late = Duration::from_nanos(u64::from(started.elapsed().subsec_nanos()) * 7919 % 1_000_000_000);
+                tokio::time::sleep(Duration::from_secs(retry_after.unwrap_or(1)) + late).await;
                 status
             }
             Err(error) => {

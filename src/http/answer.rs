@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::clock::UnixTime;
+use crate::crypto::random;
 use crate::logging::request_id;
 use crate::protocol::error::{ErrorCode, OAuthError};
 use crate::protocol::redirect_uri::origin_of;
@@ -54,11 +55,16 @@ pub fn json_error_with_status(error: &OAuthError, status: StatusCode) -> HttpRes
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"Countersign\""));
         }
         ErrorCode::TemporarilyUnavailable => {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            headers.insert(RETRY_AFTER, retry_soon());
         }
         _ => {}
     }
     response
+}
+
+/// One to four seconds, by chance: those whom a full queue sends away together do not come back together.
+fn retry_soon() -> HeaderValue {
+    HeaderValue::from(1 + random::<1>().map_or(0, |[byte]| u16::from(byte % 4)))
 }
 
 /// The challenge form of an error, RFC 6750 section 3; a bare challenge where no token was presented.
@@ -248,7 +254,7 @@ pub fn error_page(error: &OAuthError, https: bool) -> HttpResponse {
     let page_body = ErrorPage { title, what, why: Some(&why), next, code: Some(error.code.as_str()), link: None };
     let mut response = page(&page_body, &PageOptions { status: Some(status), https, ..PageOptions::default() });
     if status == StatusCode::SERVICE_UNAVAILABLE {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        response.headers_mut().insert(RETRY_AFTER, retry_soon());
     }
     response
 }

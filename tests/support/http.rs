@@ -34,6 +34,11 @@ impl Answer {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
+    /// Whether it says to try again within seconds, as everything that is only busy does.
+    pub fn comes_back_soon(&self) -> bool {
+        self.header("retry-after").parse().is_ok_and(|seconds: u64| (1..=4).contains(&seconds))
+    }
+
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {self:?}"))
     }

@@ -156,6 +156,33 @@ fn s95_s115_slow_failing_dead_and_lying_receivers_delay_nobody_and_are_tried_aga
 }
 
 #[test]
+fn s95_s115_a_slow_receiver_delays_nobody_behind_the_same_host() {
+    let w = world();
+    let gateway = Receiver::start(Manner::AfterAt("/slow", Duration::from_secs(30)));
+    let at = |path: &str| gateway.received().iter().filter(|received| received.path == path).count();
+    let (slow, good) = (gateway.url("/slow"), gateway.url("/good"));
+    let (slow, good) = (app(&w.server, &slow, &json!({})), app(&w.server, &good, &json!({})));
+    // A heap of what is due at the slow one first, of which a few are always under way or rest.
+    for _ in 0..6 {
+        let browser = w.browser();
+        slow.tokens(&browser, "openid");
+        sign_out(&w, &browser);
+    }
+    wait_for("the slow one to have begun", || (at("/slow") > 0).then_some(()));
+    for count in 1..4 {
+        let browser = w.browser();
+        slow.tokens(&browser, "openid");
+        good.tokens(&browser, "openid");
+        sign_out(&w, &browser);
+        let start = Instant::now();
+        wait_for("the good one", || (at("/good") == count).then_some(()));
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        std::thread::sleep(Duration::from_secs(3));
+    }
+    assert!(at("/slow") >= 2, "and the slow one is tried on");
+}
+
+#[test]
 fn s114_who_signs_out_at_one_of_three_applications_is_out_at_the_others_within_a_second() {
     let w = world();
     let receivers: Vec<_> = (0..3).map(|_| Receiver::start(Manner::Answer(200))).collect();

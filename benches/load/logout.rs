@@ -140,7 +140,7 @@ impl Stage {
                 text,
                 "INSERT INTO clients (client_id, metadata, created_at, logout_destination) SELECT '{}', \
                  json_set(metadata, '$.backchannel_logout_uri', 'http://{address}/{number}', \
-                 '$.id_token_signed_response_alg', 'ES256'), created_at, '{address}' FROM clients WHERE client_id = '{template}';",
+                 '$.id_token_signed_response_alg', 'ES256'), created_at, 'http://{address}/{number}' FROM clients WHERE client_id = '{template}';",
                 client(number)
             )?;
         }

@@ -1,6 +1,7 @@
-//! Delivers logout tokens. Each host (and port) that something is due at has a lane of its own, in which one delivery goes first
-//! and a few go together once the host has shown that it answers. A host that fails rests, longer each time, and comes back
-//! on lanes of its own kind: it holds up neither the others nor the person who signed out.
+//! Delivers logout tokens. Each receiver (an application's `backchannel_logout_uri`) that something is due at has a lane of its
+//! own, in which one delivery goes first and a few go together once it has shown that it answers. One that fails rests, longer
+//! each time, and comes back on lanes of their own kind: it holds up neither the person who signed out nor another
+//! receiver, also where both are behind one host. A host is asked for a few things at a time, whoever they are for.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::sync::Semaphore;
+use url::Url;
 
 use crate::clock::UnixTime;
 use crate::crypto::random;
@@ -24,9 +26,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const GIVE_UP_EVERY: Duration = Duration::from_mins(1);
 /// Longer than a request may take with all around it. What a killed server had leased is tried again after that.
 const LEASE: Duration = Duration::from_secs(10);
-/// Requests to one host at a time.
-const AT_ONCE: i64 = 4;
-/// Hosts at a time; those that failed last have lanes of their own.
+/// Requests to one host at a time, and how many of them to receivers that failed last.
+const AT_ONCE: usize = 4;
+const TROUBLED_AT_ONCE: usize = 2;
+/// Receivers at a time, and beside them those that failed last.
 const LANES: usize = 128;
 const TROUBLED_LANES: usize = 16;
 const LONGEST_DELAY: Duration = Duration::from_mins(15);
@@ -34,18 +37,27 @@ const LONGEST_REST: Duration = Duration::from_mins(1);
 /// A client that the registry in memory does not know may be newer than that.
 const TRIES_OF_UNKNOWN: i64 = 4;
 
-/// A host that is being served, or has failed and rests.
-struct Host {
+/// A receiver that is being served, or has failed and rests.
+struct Receiver {
     running: bool,
     failures: i64,
     rests_until: UnixTime,
 }
 
+/// What may be asked at a time: of one host, or of all.
+struct Bounds {
+    all: Semaphore,
+    troubled: Semaphore,
+}
+
+type Failure = Box<dyn std::error::Error>;
+
 struct Worker {
     ctx: Arc<Context>,
-    hosts: RefCell<HashMap<String, Host>>,
-    lanes: Semaphore,
-    troubled_lanes: Semaphore,
+    receivers: RefCell<HashMap<String, Receiver>>,
+    /// Those at which something is under way.
+    hosts: RefCell<HashMap<String, Rc<Bounds>>>,
+    lanes: Bounds,
 }
 
 /// Delivers as long as the server runs.
@@ -53,9 +65,9 @@ pub async fn deliver_logouts(ctx: Arc<Context>) {
     let mut queued = ctx.store.queued();
     let worker = Rc::new(Worker {
         ctx,
+        receivers: RefCell::default(),
         hosts: RefCell::default(),
-        lanes: Semaphore::new(LANES),
-        troubled_lanes: Semaphore::new(TROUBLED_LANES),
+        lanes: Bounds { all: Semaphore::new(LANES), troubled: Semaphore::new(TROUBLED_LANES) },
     });
     let mut give_up_at = worker.ctx.now();
     loop {
@@ -90,47 +102,63 @@ impl Worker {
         let due = self.ctx.store.due_destinations(OutboxKind::Logout, now).await?;
         for destination in due {
             let troubled = {
-                let mut hosts = self.hosts.borrow_mut();
-                let host =
-                    hosts.entry(destination.clone()).or_insert(Host { running: false, failures: 0, rests_until: now });
-                if host.running || host.rests_until > now {
+                let mut receivers = self.receivers.borrow_mut();
+                let new = || Receiver { running: false, failures: 0, rests_until: now };
+                let receiver = receivers.entry(destination.clone()).or_insert_with(new);
+                if receiver.running || receiver.rests_until > now {
                     continue;
                 }
-                host.running = true;
-                host.failures > 0
+                receiver.running = true;
+                receiver.failures > 0
             };
             let worker = Rc::clone(self);
             actix_web::rt::spawn(async move {
-                let lanes = if troubled { &worker.troubled_lanes } else { &worker.lanes };
-                let answers = match lanes.acquire().await {
-                    Ok(_lane) => worker.serve(&destination).await.unwrap_or_else(|error| {
-                        tracing::debug!(error = &error as &dyn std::error::Error, "delivering logout tokens stopped");
-                        false
-                    }),
-                    Err(_closed) => false,
-                };
+                let answers = worker.serve_at_its_host(&destination, troubled).await.unwrap_or_else(|error| {
+                    tracing::debug!(error = &*error, "delivering logout tokens stopped");
+                    false
+                });
                 worker.rest(&destination, answers);
             });
         }
         Ok(())
     }
 
-    /// A host that answered is forgotten; one that did not rests.
+    /// A receiver that answered is forgotten; one that did not rests.
     fn rest(&self, destination: &str, answers: bool) {
-        let mut hosts = self.hosts.borrow_mut();
+        let mut receivers = self.receivers.borrow_mut();
         if answers {
-            hosts.remove(destination);
-        } else if let Some(host) = hosts.get_mut(destination) {
-            host.running = false;
-            host.failures += 1;
-            host.rests_until = self.ctx.now().plus(delay(host.failures, LONGEST_REST));
+            receivers.remove(destination);
+        } else if let Some(receiver) = receivers.get_mut(destination) {
+            receiver.running = false;
+            receiver.failures += 1;
+            receiver.rests_until = self.ctx.now().plus(delay(receiver.failures, LONGEST_REST));
         }
     }
 
-    /// Delivers all that is due at one host; false as soon as it does not answer.
-    async fn serve(&self, destination: &str) -> Result<bool, StoreError> {
+    async fn serve_at_its_host(&self, destination: &str, troubled: bool) -> Result<bool, Failure> {
+        let name = host_of(destination);
+        let new = || Bounds { all: Semaphore::new(AT_ONCE), troubled: Semaphore::new(TROUBLED_AT_ONCE) };
+        let host = Rc::clone(self.hosts.borrow_mut().entry(name.clone()).or_insert_with(|| Rc::new(new())));
+        let answers = self.serve(destination, &host, troubled).await;
+        let mut hosts = self.hosts.borrow_mut();
+        // This one and the table's.
+        if Rc::strong_count(&host) == 2 {
+            hosts.remove(&name);
+        }
+        answers
+    }
+
+    /// Delivers all that is due at one receiver; false as soon as it does not answer. Its turn at the host comes first: who
+    /// waits for that takes nobody's lane.
+    async fn serve(&self, destination: &str, host: &Bounds, troubled: bool) -> Result<bool, Failure> {
+        let lanes = if troubled { &self.lanes.troubled } else { &self.lanes.all };
         let mut limit = 1;
         loop {
+            let _turn = if troubled { Some(host.troubled.acquire().await?) } else { None };
+            let first = host.all.acquire().await?;
+            let more = (1..limit).map_while(|_| host.all.try_acquire().ok());
+            let requests: Vec<_> = [first].into_iter().chain(more).collect();
+            let _lane = lanes.acquire().await?;
             // What is leased at the end is handed back, so nothing more is taken then.
             if self.ctx.is_stopping() {
                 return Ok(true);
@@ -139,7 +167,7 @@ impl Worker {
             let lease = Lease {
                 kind: OutboxKind::Logout,
                 destination: destination.to_owned(),
-                limit,
+                limit: i64::try_from(requests.len())?,
                 node: self.ctx.node.clone(),
                 until: now.plus(LEASE),
             };
@@ -155,7 +183,7 @@ impl Worker {
         }
     }
 
-    /// Tries one item; false when its host did not answer. The outcome is written down or, where even that fails, found
+    /// Tries one item; false when its receiver did not answer. The outcome is written down or, where even that fails, found
     /// again when the lease ends.
     async fn deliver(&self, item: OutboxItem) -> bool {
         let (answered, noted) = match notice(&self.ctx, &item, self.ctx.now()) {
@@ -234,6 +262,15 @@ impl Worker {
             );
         }
     }
+}
+
+/// Host and port of a receiver, which share what may be asked there at a time.
+fn host_of(destination: &str) -> String {
+    let host = Url::parse(destination).ok().and_then(|uri| {
+        let (host, port) = (uri.host_str()?.to_owned(), uri.port_or_known_default()?);
+        Some(format!("{host}:{port}"))
+    });
+    host.unwrap_or_else(|| destination.to_owned())
 }
 
 /// An error and its causes in one line.

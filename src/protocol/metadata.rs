@@ -332,13 +332,6 @@ impl ClientMetadata {
         Ok(())
     }
 
-    /// Host and port of `backchannel_logout_uri`.
-    #[must_use]
-    pub fn logout_destination(&self) -> Option<String> {
-        let uri = Url::parse(self.backchannel_logout_uri.as_deref()?).ok()?;
-        Some(format!("{}:{}", uri.host()?, uri.port_or_known_default()?))
-    }
-
     #[must_use]
     pub fn grants(&self, grant_type: GrantType) -> bool {
         self.grant_types.contains(&grant_type)

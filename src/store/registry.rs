@@ -192,7 +192,7 @@ impl Store {
                 clients::metadata.eq(metadata),
                 clients::secret_digest.eq(client.secret.as_ref().map(|digest| digest.as_bytes().to_vec())),
                 clients::created_at.eq(client.created_at.millis()),
-                clients::logout_destination.eq(client.metadata.logout_destination()),
+                clients::logout_destination.eq(client.metadata.backchannel_logout_uri.as_deref()),
             );
             on_backend!(conn, |c| diesel::insert_into(clients::table).values(row).execute(c))
                 .map_err(StoreError::operation("storing a client"))?;

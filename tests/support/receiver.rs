@@ -18,6 +18,8 @@ pub enum Manner {
     Answer(u16),
     /// Answers 200, late.
     After(Duration),
+    /// The same, at one path; at once at others.
+    AfterAt(&'static str, Duration),
     Redirect(String),
     /// 200, and a body that never ends.
     Endless,
@@ -140,14 +142,18 @@ fn serve(
         .map(|(_, value)| value.into_owned())
         .unwrap_or_default();
     let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+    let manner = match manner.lock().unwrap().clone() {
+        Manner::AfterAt(slow, span) if path == slow => Manner::After(span),
+        Manner::AfterAt(..) => Manner::Answer(200),
+        other => other,
+    };
     received.lock().unwrap().push(Received { path, content_type: header("content-type"), token, at: Instant::now() });
-    let manner = manner.lock().unwrap().clone();
     let answer = |status: u16, more: &str| {
         format!("HTTP/1.1 {status} Whatever\r\n{more}content-length: 0\r\nconnection: close\r\n\r\n")
     };
     match manner {
         Manner::Answer(status) => stream.write_all(answer(status, "").as_bytes()),
-        Manner::After(span) => {
+        Manner::After(span) | Manner::AfterAt(_, span) => {
             std::thread::sleep(span);
             stream.write_all(answer(200, "").as_bytes())
         }

@@ -1,0 +1,2 @@
+-- Deliveries wait for the receiver that they are for, and no longer for all that is behind its host.
+UPDATE clients SET logout_destination = json_extract(metadata, '$.backchannel_logout_uri') WHERE logout_destination IS NOT NULL;

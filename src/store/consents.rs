@@ -13,10 +13,11 @@ use crate::protocol::scope::Scope;
 
 use super::activity::{NewActivity, note};
 use super::conn::{Conn, on_backend};
-use super::endings::end_grants_between;
+use super::endings::{end_grants_between, hold_person};
 use super::flows::write_progress;
 use super::revocations::{Actor, Reason};
 use super::schema::consents;
+use super::users::hold;
 use super::{Store, StoreError};
 
 /// What a person allowed, to be remembered with the step of the flow that it completes.
@@ -58,13 +59,17 @@ impl Store {
         self.read(move |conn| find(conn, &user, &client)).await
     }
 
-    /// Remembers a decision, added to what was allowed before, with the step of the flow that it completes.
+    /// Remembers a decision, added to what was allowed before, with the step of the flow that it completes; none of somebody
+    /// whose account was shut meanwhile.
     ///
     /// # Errors
     /// When the database cannot be written.
     pub async fn record_consent(&self, decision: Decision, now: UnixTime) -> Result<(), StoreError> {
         self.write(move |conn| {
             let Decision { user, client, client_name, allowed, origin, flow, progress } = decision;
+            if !hold(conn, &user)? {
+                return Ok(());
+            }
             // Made or touched first, so that of two that add to it one waits for the other.
             let empty = Consent::default();
             let row = (
@@ -113,6 +118,7 @@ impl Store {
         now: UnixTime,
     ) -> Result<bool, StoreError> {
         self.write(move |conn| {
+            hold_person(conn, &user)?;
             let delete = diesel::delete(consents::table.find((user.as_str(), client.as_str())));
             let forgotten =
                 on_backend!(conn, |c| delete.execute(c)).map_err(StoreError::operation("forgetting a consent"))?;

@@ -239,11 +239,6 @@ impl Store {
     /// When the database cannot be written.
     pub async fn create_grant(&self, new: NewGrant) -> Result<bool, StoreError> {
         self.write(move |conn| {
-            if let Some(flow) = &new.flow
-                && !complete(conn, flow)?
-            {
-                return Ok(false);
-            }
             let grant = &new.grant;
             // What was read before this transaction may have ended meanwhile, or risen by a first second factor, with which
             // what was given for less has ended; and what ends the person's sessions from now on must see this grant.
@@ -261,6 +256,11 @@ impl Store {
             let living: Option<String> = on_backend!(conn, |c| fixed(SessionLives, living).get_result(c).optional())
                 .map_err(StoreError::operation("judging a session"))?;
             if living.as_deref() != Some(grant.user_id.as_str()) {
+                return Ok(false);
+            }
+            if let Some(flow) = &new.flow
+                && !complete(conn, flow)?
+            {
                 return Ok(false);
             }
             let details = serde_json::to_string(&grant.details).map_err(|error| StoreError::corrupt("grant", error))?;

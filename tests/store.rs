@@ -23,8 +23,8 @@ use countersign::domain::user::User;
 use countersign::protocol::metadata::ClientMetadata;
 use countersign::protocol::scope::Scope;
 use countersign::store::{
-    Actor, Added, Exchange, FactorChange, Failure, FirstRefreshToken, NewGrant, NewSession, NewUser, PersonsToken,
-    Reason, Registered, Rotation, RotationRequest, SecondFactor, SessionRise, SignIn, Store, StoreError,
+    Actor, Added, Exchange, FactorChange, Failure, FirstRefreshToken, Granting, NewGrant, NewSession, NewUser,
+    PersonsToken, Reason, Registered, Rotation, RotationRequest, SecondFactor, SessionRise, SignIn, Store, StoreError,
 };
 
 const NOW: UnixTime = UnixTime::from_seconds(1_700_000_000);
@@ -171,13 +171,13 @@ impl World {
     }
 
     async fn grant(&self, scope: &str) -> (GrantSecret, GrantId) {
-        let (secret, id, given) = self.try_grant(scope, "pwd").await;
-        assert!(given);
+        let (secret, id, granting) = self.try_grant(scope, "pwd", None).await;
+        assert_eq!(granting, Granting::Done);
         (secret, id)
     }
 
-    /// A grant for a session that was read with these methods, and whether it was given.
-    async fn try_grant(&self, scope: &str, amr: &str) -> (GrantSecret, GrantId, bool) {
+    /// A grant for a session that was read with these methods, and what came of it.
+    async fn try_grant(&self, scope: &str, amr: &str, flow: Option<Digest>) -> (GrantSecret, GrantId, Granting) {
         let secret = GrantSecret::mint().unwrap();
         let id = GrantId::new(NOW);
         let new = NewGrant {
@@ -185,7 +185,7 @@ impl World {
             code: secret.digest(),
             code_binding: self.binding,
             code_expires_at: NOW.plus(Duration::from_mins(1)),
-            flow: None,
+            flow,
             grant: Grant {
                 id: id.clone(),
                 client_id: self.client.clone(),
@@ -198,8 +198,15 @@ impl World {
                 created_at: NOW,
             },
         };
-        let given = self.store.create_grant(new).await.unwrap();
-        (secret, id, given)
+        let granting = self.store.create_grant(new).await.unwrap();
+        (secret, id, granting)
+    }
+
+    async fn flow(&self) -> Digest {
+        let id = FlowId::mint().unwrap().digest();
+        let flow = Flow { destination: Destination::Home, progress: Progress::default(), created_at: NOW };
+        self.store.create_flow(id, self.binding, flow, NOW.plus(DAY)).await.unwrap();
+        id
     }
 
     async fn exchange(&self, code: GrantSecret, first: &GrantSecret) -> Exchange {
@@ -478,9 +485,15 @@ async fn s59_a_grant_that_was_decided_before_its_session_rose_is_not_given() {
     assert!(matches!(world.add(world.app("phone").await).await, Added::Done { .. }));
     assert!(!world.lives(&grant).await);
     assert!(matches!(world.rotate(&token, 10, NOW).await.0, Rotation::Dead));
-    // The request had read the session a moment before.
-    assert!(!world.try_grant("openid offline_access", "pwd").await.2);
-    assert!(world.try_grant("openid offline_access", "pwd otp mfa").await.2);
+    // The request had read the session a moment before. Its flow goes on.
+    let flow = world.flow().await;
+    let grant = async |amr: &str| world.try_grant("openid offline_access", amr, Some(flow)).await.2;
+    assert_eq!(grant("pwd").await, Granting::Outdated);
+    assert_eq!(grant("pwd otp mfa").await, Granting::Done);
+    assert_eq!(grant("pwd otp mfa").await, Granting::Gone, "it is answered once");
+    let (flow, user, session) = (world.flow().await, world.user.clone(), world.session.clone());
+    assert!(world.store.end_session_by_owner(user, session, origin(), NOW).await.unwrap());
+    assert_eq!(world.try_grant("openid", "pwd", Some(flow)).await.2, Granting::Gone);
 }
 
 #[actix_web::test]

@@ -18,6 +18,7 @@ use crate::protocol::response_mode::AuthorizationResponse;
 use crate::store::StoreError;
 
 use super::assurance::{Demand, Missing, missing};
+use super::issue::Issued;
 use super::recent::is_recent;
 use super::session::{Browser, current};
 use super::{Context, assurance, authorize, issue};
@@ -275,6 +276,8 @@ pub enum Arrival {
     Home,
     /// A page of the account.
     Account(String),
+    /// The flow again: what its last step was decided by changed meanwhile.
+    Again,
 }
 
 /// Ends a flow whose every step is done. `None` when it had ended already.
@@ -292,7 +295,11 @@ pub async fn arrive(ctx: &Context, situation: &Situation, now: UnixTime) -> Resu
             Ok(Some(Arrival::Account(page.clone())))
         }
         (Destination::Client(destination), Step::Issue, Some(signed_in)) => {
-            Ok(issue::code(ctx, destination, signed_in, Some(situation.id), now).await?.map(Arrival::Client))
+            Ok(match issue::code(ctx, destination, signed_in, Some(situation.id), now).await? {
+                Issued::Answer(response) => Some(Arrival::Client(response)),
+                Issued::Gone => None,
+                Issued::Outdated => Some(Arrival::Again),
+            })
         }
         (Destination::Client(_), Step::Refuse(error), _) => refuse(ctx, situation, error).await,
         _ => Ok(None),

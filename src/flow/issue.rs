@@ -16,7 +16,7 @@ use crate::domain::user::User;
 use crate::protocol::error::OAuthError;
 use crate::protocol::redirect_uri::origin_of;
 use crate::protocol::response_mode::AuthorizationResponse;
-use crate::store::NewGrant;
+use crate::store::{Granting, NewGrant};
 
 use super::{Context, assurance, session};
 
@@ -28,7 +28,16 @@ pub fn code_binding(redirect_uri: Option<&str>, code_challenge: Option<&str>) ->
     Digest::of(format!("{}\n{}", part(redirect_uri), part(code_challenge)).as_bytes())
 }
 
-/// Stores a grant with its code and answers the client. `None` when the flow that led here had been answered already.
+/// What an authorization came to.
+pub enum Issued {
+    Answer(AuthorizationResponse),
+    /// The flow that led here had been answered already, or the session has ended.
+    Gone,
+    /// What it was decided by changed meanwhile; it is to be judged again.
+    Outdated,
+}
+
+/// Stores a grant with its code and answers the client.
 ///
 /// # Errors
 /// When the machinery fails.
@@ -38,7 +47,7 @@ pub async fn code(
     signed_in: &SignedIn,
     flow: Option<Digest>,
     now: UnixTime,
-) -> Result<Option<AuthorizationResponse>, OAuthError> {
+) -> Result<Issued, OAuthError> {
     let request = &destination.request;
     let secret = GrantSecret::mint()?;
     let challenge = request.code_challenge.as_ref().map(crate::protocol::pkce::CodeChallenge::as_str);
@@ -65,8 +74,10 @@ pub async fn code(
             created_at: now,
         },
     });
-    if !stored.await? {
-        return Ok(None);
+    match stored.await? {
+        Granting::Done => {}
+        Granting::Gone => return Ok(Issued::Gone),
+        Granting::Outdated => return Ok(Issued::Outdated),
     }
     let code = secret.reveal(CODE_PREFIX).expose_secret().to_owned();
     let mut parameters = vec![("code", code)];
@@ -75,7 +86,7 @@ pub async fn code(
     if let (Some(origin), Some(browser_state)) = (&origin, &browser_state) {
         parameters.push(("session_state", session_state(destination.client_id.as_str(), origin, browser_state)?));
     }
-    Ok(Some(AuthorizationResponse { browser_state, ..request.target.respond(ctx.issuer(), parameters) }))
+    Ok(Issued::Answer(AuthorizationResponse { browser_state, ..request.target.respond(ctx.issuer(), parameters) }))
 }
 
 /// Signs an ID token, OpenID Connect Core section 2. `nonce` goes into the one that answers the authorization request

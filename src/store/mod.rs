@@ -70,7 +70,7 @@ pub use backup::{Restored, backup, restore};
 pub use consents::Decision;
 pub use copy::{CopiedTable, copy};
 pub use endings::{Ended, Ending};
-pub use grants::{Exchange, FirstRefreshToken, NewGrant, Rotation, RotationRequest};
+pub use grants::{Exchange, FirstRefreshToken, Granting, NewGrant, Rotation, RotationRequest};
 pub use links::{EmailConfirmation, Link, NewLink, PasswordReset, Registration, Request};
 pub use logouts::{Deliveries, DeliveryState, LogoutDelivery, Untold};
 pub use outbox::{Lease, NewOutboxItem, OutboxItem, OutboxKind};

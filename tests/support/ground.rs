@@ -16,7 +16,7 @@ use countersign::domain::user::User;
 use countersign::protocol::metadata::ClientMetadata;
 use countersign::protocol::scope::Scope;
 use countersign::store::{
-    Exchange, FirstRefreshToken, NewGrant, NewSession, NewUser, PersonsToken, SecondFactor, SignIn, Store,
+    Exchange, FirstRefreshToken, Granting, NewGrant, NewSession, NewUser, PersonsToken, SecondFactor, SignIn, Store,
 };
 use serde_json::json;
 
@@ -162,7 +162,7 @@ impl Ground {
         let scope = if offline { "openid offline_access" } else { "openid" };
         let new = new_grant(&code, &self.people[person], &self.clients[client], &session, scope, at);
         let grant = new.grant.id.clone();
-        let mut exists = self.store.create_grant(new).await.unwrap();
+        let mut exists = self.store.create_grant(new).await.unwrap() == Granting::Done;
         if exists {
             let first = FirstRefreshToken { digest: refresh.digest(), idle_end: at.plus(DAY), network: None };
             let spent = self

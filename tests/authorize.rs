@@ -639,3 +639,22 @@ fn s59_what_was_decided_before_the_session_rose_in_another_tab_is_decided_again(
     let silent = amid("pwd", &w.web.request().with("prompt", "none").url());
     assert_eq!(claims(Tokens(w.web.redeem(&silent.code()).ok()).id())["amr"], json!(["pwd"]));
 }
+
+#[test]
+fn s17_nothing_is_given_by_a_consent_that_was_taken_back_a_moment_before() {
+    let w = World::new(&[]);
+    let browser = w.browser();
+    let app = w.server.client(&json!({"redirect_uris": ["https://asks.example/callback"]}));
+    let request = app.request().url();
+    browser.through(&request).code();
+    let taken_back =
+        || amid(&w.server.database_url(), &format!("{HOLD}; DELETE FROM consents"), || browser.open(&request));
+    let page = taken_back();
+    page.is("consent-page");
+    // What is allowed in a flow is as good as what was allowed before it, and no better.
+    browser.press(&page, "consent-allow", &[]).code();
+    assert!(browser.open(&request).foreign, "it is remembered again");
+    let silent = app.request().with("prompt", "none").url();
+    let refused = amid(&w.server.database_url(), &format!("{HOLD}; DELETE FROM consents"), || browser.open(&silent));
+    assert_eq!(refused.error(), "consent_required");
+}

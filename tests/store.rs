@@ -14,7 +14,7 @@ use countersign::crypto::seal::SealingKey;
 use countersign::domain::activity::{Event, Origin};
 use countersign::domain::client::Client;
 use countersign::domain::flow::{Destination, Flow, Progress};
-use countersign::domain::grant::{Grant, GrantDetails};
+use countersign::domain::grant::{Consent, Grant, GrantDetails};
 use countersign::domain::ids::{ClientId, GrantId, SessionId, UserId, uuid_v7};
 use countersign::domain::second_factor::NewDevice;
 use countersign::domain::session::{Authentication, Session};
@@ -23,9 +23,13 @@ use countersign::domain::user::User;
 use countersign::protocol::metadata::ClientMetadata;
 use countersign::protocol::scope::Scope;
 use countersign::store::{
-    Actor, Added, Exchange, FactorChange, Failure, FirstRefreshToken, Granting, NewGrant, NewSession, NewUser,
-    PersonsToken, Reason, Registered, Rotation, RotationRequest, SecondFactor, SessionRise, SignIn, Store, StoreError,
+    Actor, Added, Decision, Exchange, FactorChange, Failure, FirstRefreshToken, Granting, NewGrant, NewSession,
+    NewUser, PersonsToken, Reason, Registered, Rotation, RotationRequest, SecondFactor, SessionRise, SignIn, Store,
+    StoreError,
 };
+
+use futures_util::future::join_all;
+use support::ground::new_grant;
 
 const NOW: UnixTime = UnixTime::from_seconds(1_700_000_000);
 const DAY: Duration = Duration::from_hours(24);
@@ -186,6 +190,7 @@ impl World {
             code_binding: self.binding,
             code_expires_at: NOW.plus(Duration::from_mins(1)),
             flow,
+            asked: None,
             grant: Grant {
                 id: id.clone(),
                 client_id: self.client.clone(),
@@ -265,7 +270,7 @@ async fn rotate(
 async fn s24_of_32_that_rotate_one_token_one_wins_and_the_others_are_reuse() {
     let world = World::new().await;
     let (token, grant) = world.refreshing("openid").await;
-    let results = futures_util::future::join_all((0..32).map(|_| world.rotate(&token, 0, NOW))).await;
+    let results = join_all((0..32).map(|_| world.rotate(&token, 0, NOW))).await;
     assert_eq!(results.iter().filter(|(rotation, _)| matches!(rotation, Rotation::Rotated(_))).count(), 1);
     assert!(!world.lives(&grant).await, "reuse ends the grant");
     assert!(matches!(world.rotate(&results[0].1, 0, NOW).await.0, Rotation::Dead));
@@ -275,7 +280,7 @@ async fn s24_of_32_that_rotate_one_token_one_wins_and_the_others_are_reuse() {
 async fn s24_within_the_leeway_all_32_get_the_one_successor() {
     let world = World::new().await;
     let (token, grant) = world.refreshing("openid").await;
-    let results = futures_util::future::join_all((0..32).map(|_| world.rotate(&token, 10, NOW))).await;
+    let results = join_all((0..32).map(|_| world.rotate(&token, 10, NOW))).await;
     assert_eq!(results.iter().filter(|(rotation, _)| matches!(rotation, Rotation::Rotated(_))).count(), 1);
     assert_eq!(results.iter().filter(|(rotation, _)| matches!(rotation, Rotation::Repeated(_))).count(), 31);
     assert!(results.iter().all(|(_, next)| next.digest() == results[0].1.digest()));
@@ -302,7 +307,7 @@ async fn s11_of_32_that_spend_one_code_one_wins_and_the_grant_ends() {
     let world = World::new().await;
     let (code, grant) = world.grant("openid").await;
     let first = Arc::new(GrantSecret::mint().unwrap().with_handle_of(&code));
-    let results = futures_util::future::join_all((0..32).map(|_| world.exchange(again(&code), &first))).await;
+    let results = join_all((0..32).map(|_| world.exchange(again(&code), &first))).await;
     assert_eq!(results.iter().filter(|result| matches!(result, Exchange::Exchanged(_))).count(), 1);
     assert_eq!(results.iter().filter(|result| matches!(result, Exchange::Reused)).count(), 31);
     assert!(!world.lives(&grant).await);
@@ -444,8 +449,8 @@ async fn s59_of_many_first_apps_one_is_added_whatever_door_they_come_by() {
     let sign_ins: Vec<NewDevice> = apps.split_off(8);
     let cookies: Vec<_> =
         sign_ins.iter().map(|_| (SessionId::random(), SessionSecret::mint().unwrap().digest())).collect();
-    let in_the_account = futures_util::future::join_all(apps.into_iter().map(|app| world.add(app)));
-    let on_the_way = futures_util::future::join_all(
+    let in_the_account = join_all(apps.into_iter().map(|app| world.add(app)));
+    let on_the_way = join_all(
         sign_ins
             .into_iter()
             .zip(&cookies)
@@ -500,7 +505,7 @@ async fn s59_a_grant_that_was_decided_before_its_session_rose_is_not_given() {
 async fn s39_an_assertion_identifier_is_taken_once() {
     let world = World::new().await;
     let id = Digest::of(b"jti");
-    let taken = futures_util::future::join_all((0..32).map(|_| world.store.take_assertion_id(id, NOW))).await;
+    let taken = join_all((0..32).map(|_| world.store.take_assertion_id(id, NOW))).await;
     assert_eq!(taken.into_iter().filter(|taken| *taken.as_ref().unwrap()).count(), 1);
 }
 
@@ -555,7 +560,7 @@ async fn of_all_servers_one_holds_a_lease_and_a_dead_one_loses_it() {
         async move { store.take_lease("sweep", holder, now.plus(Duration::from_mins(1)), now).await.unwrap() }
     };
     let names: Vec<String> = (0..32).map(|n| format!("node {n}")).collect();
-    let taken = futures_util::future::join_all(names.iter().map(|name| take(name, NOW))).await;
+    let taken = join_all(names.iter().map(|name| take(name, NOW))).await;
     let holder = &names[taken.iter().position(|taken| *taken).unwrap()];
     assert_eq!(taken.iter().filter(|taken| **taken).count(), 1);
     let later = NOW.plus(Duration::from_secs(50));
@@ -571,24 +576,52 @@ async fn of_all_servers_one_holds_a_lease_and_a_dead_one_loses_it() {
 async fn additions_to_one_consent_at_once_are_all_kept() {
     let world = World::new().await;
     let decide = |scope: String| {
-        let decision = countersign::store::Decision {
+        let decision = Decision {
             user: world.user.clone(),
             client: world.client.clone(),
             client_name: "A".into(),
-            allowed: countersign::domain::grant::Consent {
-                scope: Scope::parse(&scope).unwrap(),
-                ..countersign::domain::grant::Consent::default()
-            },
-            origin: countersign::domain::activity::Origin::default(),
+            allowed: Consent { scope: Scope::parse(&scope).unwrap(), ..Consent::default() },
+            origin: Origin::default(),
             flow: FlowId::mint().unwrap().digest(),
             progress: Progress::default(),
         };
         world.store.record_consent(decision, NOW)
     };
-    let all = futures_util::future::join_all((0..16).map(|n| decide(format!("scope{n}")))).await;
+    let all = join_all((0..16).map(|n| decide(format!("scope{n}")))).await;
     assert!(all.into_iter().all(|stored| stored.is_ok()));
     let consent = world.store.find_consent(world.user.clone(), world.client.clone()).await.unwrap().unwrap();
     assert_eq!(consent.scope.iter().count(), 16, "{:?}", consent.scope);
+}
+
+#[actix_web::test]
+async fn s17_of_grants_and_a_consent_that_is_taken_back_at_once_nothing_is_left() {
+    let world = World::new().await;
+    let allowed = || Consent { scope: Scope::parse("openid").unwrap(), ..Consent::default() };
+    for round in 1..=16 {
+        let now = NOW.plus(Duration::from_secs(round));
+        let decision = Decision {
+            user: world.user.clone(),
+            client: world.client.clone(),
+            client_name: "A".into(),
+            allowed: allowed(),
+            origin: origin(),
+            flow: world.binding,
+            progress: Progress::default(),
+        };
+        world.store.record_consent(decision, now).await.unwrap();
+        let grant = async || {
+            let code = GrantSecret::mint().unwrap();
+            let new = new_grant(&code, &world.user, &world.client, &world.session, "openid", now);
+            world.store.create_grant(NewGrant { asked: Some(allowed()), ..new }).await.unwrap()
+        };
+        let taken_back =
+            world.store.revoke_consent(world.user.clone(), world.client.clone(), "A".into(), origin(), now);
+        let (_, taken_back) = futures_util::future::join(join_all((0..8).map(|_| grant())), taken_back).await;
+        assert!(taken_back.unwrap());
+        assert_eq!(grant().await, Granting::Outdated);
+        let left = world.store.list_allowed(world.user.clone(), now).await.unwrap();
+        assert!(left.is_empty(), "round {round}: {} applications", left.len());
+    }
 }
 
 #[actix_web::test]

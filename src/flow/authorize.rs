@@ -94,7 +94,7 @@ async fn proceed(
         Step::Refuse(error) => return Err(error),
         Step::Issue => {
             let signed_in = signed_in.ok_or_else(|| OAuthError::login_required("Nobody is signed in."))?;
-            match issue::code(ctx, &destination, &signed_in, None, now).await? {
+            match issue::code(ctx, client, &destination, &signed_in, None, now).await? {
                 Issued::Answer(response) => return Ok(Outcome::Respond(response)),
                 Issued::Gone => return Err(OAuthError::login_required("The session has ended.")),
                 Issued::Outdated => {}
@@ -117,7 +117,7 @@ pub async fn decide(
     now: UnixTime,
 ) -> Result<Step, OAuthError> {
     let remembered = match here.signed_in {
-        Some(signed_in) if !client.metadata.skip_consent && !here.progress.consented => {
+        Some(signed_in) if !client.metadata.skip_consent => {
             ctx.store.find_consent(signed_in.user.id.clone(), client.id.clone()).await?
         }
         _ => None,

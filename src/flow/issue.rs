@@ -18,7 +18,7 @@ use crate::protocol::redirect_uri::origin_of;
 use crate::protocol::response_mode::AuthorizationResponse;
 use crate::store::{Granting, NewGrant};
 
-use super::{Context, assurance, session};
+use super::{Context, assurance, consent, session};
 
 /// What a token request must prove to spend a code: the redirect URI, if the authorization request named it, and the
 /// PKCE challenge, if it had one; neither more nor less (RFC 6749 section 4.1.3, RFC 9700 section 4.8.2).
@@ -43,6 +43,7 @@ pub enum Issued {
 /// When the machinery fails.
 pub async fn code(
     ctx: &Context,
+    client: &Client,
     destination: &ClientDestination,
     signed_in: &SignedIn,
     flow: Option<Digest>,
@@ -58,6 +59,7 @@ pub async fn code(
         code_binding: code_binding(named, challenge),
         code_expires_at: now.plus(ctx.config.authorization_code.lifetime),
         flow,
+        asked: (!client.metadata.skip_consent).then(|| consent::asked(request)),
         grant: Grant {
             id: GrantId::new(now),
             client_id: destination.client_id.clone(),

@@ -31,7 +31,7 @@ pub struct Decision {
     pub progress: Progress,
 }
 
-fn find(conn: &mut Conn, user: &UserId, client: &ClientId) -> Result<Option<Consent>, StoreError> {
+pub(super) fn find_consent(conn: &mut Conn, user: &UserId, client: &ClientId) -> Result<Option<Consent>, StoreError> {
     let query = consents::table.find((user.as_str(), client.as_str())).select((
         consents::scope,
         consents::resources,
@@ -56,7 +56,7 @@ impl Store {
     /// # Errors
     /// When the database cannot be read.
     pub async fn find_consent(&self, user: UserId, client: ClientId) -> Result<Option<Consent>, StoreError> {
-        self.read(move |conn| find(conn, &user, &client)).await
+        self.read(move |conn| find_consent(conn, &user, &client)).await
     }
 
     /// Remembers a decision, added to what was allowed before, with the step of the flow that it completes; none of somebody
@@ -87,7 +87,7 @@ impl Store {
                 .do_update()
                 .set(consents::updated_at.eq(excluded(consents::updated_at)));
             on_backend!(conn, |c| hold.execute(c)).map_err(StoreError::operation("remembering a consent"))?;
-            let before = find(conn, &user, &client)?.unwrap_or_default();
+            let before = find_consent(conn, &user, &client)?.unwrap_or_default();
             let consent = before.with(&allowed);
             let json = |list: &std::collections::BTreeSet<String>| {
                 serde_json::to_string(list).map_err(|error| StoreError::corrupt("consent", error))

@@ -10,12 +10,13 @@ use diesel::sql_types::{Bool, Text};
 
 use crate::clock::UnixTime;
 use crate::crypto::opaque::{DerivedKey, Digest, GrantSecret};
-use crate::domain::grant::Grant;
+use crate::domain::grant::{Consent, Grant};
 use crate::domain::ids::{ClientId, GrantId, SessionId, UserId};
 use crate::domain::session::Authentication;
 use crate::protocol::scope::Scope;
 
 use super::conn::{Conn, atomically, fixed, on_backend};
+use super::consents::find_consent;
 use super::flows::complete;
 use super::revocations::{
     Actor, CLIENT, Cause, ISSUER, LONGEST_ACCESS_TOKEN, Reason, Target, USER as OF_USER, append, spared,
@@ -34,6 +35,8 @@ pub struct NewGrant {
     pub code_expires_at: UnixTime,
     /// The flow that ends with it; `None` where no page was shown.
     pub flow: Option<Digest>,
+    /// What the person must have allowed the client; `None` where the client needs no consent.
+    pub asked: Option<Consent>,
 }
 
 /// What storing a grant came to.
@@ -42,8 +45,8 @@ pub enum Granting {
     Done,
     /// The flow had ended already, or the session has. Nothing was stored.
     Gone,
-    /// The session was proven anew meanwhile, by a second factor say. Nothing was stored, and the flow is as it was: judged
-    /// again, it goes on.
+    /// The session was proven anew meanwhile, by a second factor say, or the consent was taken back. Nothing was stored, and the
+    /// flow is as it was: judged again, it goes on.
     Outdated,
 }
 
@@ -267,6 +270,12 @@ impl Store {
                 .map_err(StoreError::operation("judging a session"))?;
             let Some(amr) = living else { return Ok(Granting::Gone) };
             if amr != grant.authentication.amr {
+                return Ok(Granting::Outdated);
+            }
+            // Who takes a consent back holds the person: what this grant relies on stays until it is there to be ended.
+            if let Some(asked) = &new.asked
+                && !find_consent(conn, &grant.user_id, &grant.client_id)?.is_some_and(|allowed| allowed.covers(asked))
+            {
                 return Ok(Granting::Outdated);
             }
             if let Some(flow) = &new.flow

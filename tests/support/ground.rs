@@ -67,6 +67,7 @@ pub fn new_grant(
         code_binding: Digest::of(b"binding"),
         code_expires_at: at.plus(Duration::from_mins(1)),
         flow: None,
+        asked: None,
         grant: Grant {
             id: GrantId::new(at),
             client_id: client.clone(),

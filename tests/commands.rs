@@ -5,11 +5,13 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{PASSWORD, TestServer, World, claims, wait_for, word, world};
+use support::{PASSWORD, TestServer, World, claims, wait_for, wait_until, word, world};
 
 /// Standard error of a command that must fail, and must say nothing on standard output.
 #[track_caller]
@@ -477,4 +479,25 @@ fn an_account_that_must_wait_is_unlocked_from_the_command_line() {
     assert_eq!(guess(PASSWORD).answer.status, 429);
     w.server.cli_ok(&["user", "unlock", "ada"], "");
     guess(PASSWORD).code();
+}
+
+#[test]
+fn a_command_acts_at_the_instant_of_what_was_typed_and_not_of_its_start() {
+    let w = World::new(&[]);
+    let at = |name: &str, what: &str| -> String {
+        let shown: Value = serde_json::from_str(&w.server.cli_ok(&["user", "show", name, "--json"], "")).unwrap();
+        shown[what].as_str().unwrap().to_owned()
+    };
+    let waiting =
+        [&["user", "create", "late", "--password-stdin"][..], &["user", "set-password", "ada", "--password-stdin"]]
+            .map(|args| w.server.command(args).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap());
+    // Instants are shown to the second.
+    wait_until(Instant::now() + Duration::from_millis(1500));
+    w.server.user("meanwhile");
+    for mut command in waiting {
+        command.stdin.take().unwrap().write_all(b"a different horse ate the battery\n").unwrap();
+        assert!(command.wait().unwrap().success());
+    }
+    let meanwhile = at("meanwhile", "created_at");
+    assert!(at("late", "created_at") >= meanwhile && at("ada", "updated_at") >= meanwhile);
 }

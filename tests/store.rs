@@ -16,6 +16,7 @@ use countersign::domain::client::Client;
 use countersign::domain::flow::{Destination, Flow, Progress};
 use countersign::domain::grant::{Consent, Grant, GrantDetails};
 use countersign::domain::ids::{ClientId, GrantId, SessionId, UserId, uuid_v7};
+use countersign::domain::link::LinkKind;
 use countersign::domain::second_factor::NewDevice;
 use countersign::domain::session::{Authentication, Session};
 use countersign::domain::throttle::Bucket;
@@ -23,9 +24,9 @@ use countersign::domain::user::User;
 use countersign::protocol::metadata::ClientMetadata;
 use countersign::protocol::scope::Scope;
 use countersign::store::{
-    Actor, Added, Decision, Exchange, FactorChange, Failure, FirstRefreshToken, Granting, NewGrant, NewSession,
-    NewUser, PersonsToken, Reason, Registered, Rotation, RotationRequest, SecondFactor, SessionRise, SignIn, Store,
-    StoreError,
+    Actor, Added, Decision, Exchange, FactorChange, Failure, FirstRefreshToken, Granting, NewGrant, NewLink,
+    NewSession, NewUser, PersonsToken, Reason, Registered, Registration, Rotation, RotationRequest, SecondFactor,
+    SessionRise, SignIn, Store, StoreError,
 };
 
 use futures_util::future::join_all;
@@ -499,6 +500,24 @@ async fn s59_a_grant_that_was_decided_before_its_session_rose_is_not_given() {
     let (flow, user, session) = (world.flow().await, world.user.clone(), world.session.clone());
     assert!(world.store.end_session_by_owner(user, session, origin(), NOW).await.unwrap());
     assert_eq!(world.try_grant("openid", "pwd", Some(flow)).await.2, Granting::Gone);
+}
+
+#[actix_web::test]
+async fn s32_nobody_is_named_by_anothers_identifier() {
+    let world = World::new().await;
+    // Whoever knows it from a token could else have the operator end their own account instead.
+    for name in [world.user.as_str().to_owned(), world.user.as_str().to_uppercase()] {
+        assert_eq!(world.store.create_user(new_user(&name)).await.unwrap(), Registered::Exists);
+        let imported = world.store.import_users(vec![new_user("bob"), new_user(&name)]).await.unwrap();
+        assert_eq!(imported, [name.as_str()]);
+        let digest = Digest::of(name.as_bytes());
+        let kind = LinkKind::Register;
+        let link = NewLink { digest, kind, user_id: None, sealed: None, expires_at: NOW.plus(DAY) };
+        assert!(world.store.create_link(link).await.unwrap());
+        let registered = world.store.register(digest, new_user(&name), origin(), NOW).await.unwrap();
+        assert_eq!(registered, Registration::Taken);
+    }
+    assert_eq!(world.store.list_users().await.unwrap().len(), 1);
 }
 
 #[actix_web::test]

@@ -501,3 +501,26 @@ fn a_command_acts_at_the_instant_of_what_was_typed_and_not_of_its_start() {
     let meanwhile = at("meanwhile", "created_at");
     assert!(at("late", "created_at") >= meanwhile && at("ada", "updated_at") >= meanwhile);
 }
+
+#[test]
+fn what_is_urgent_needs_no_key_that_seals() {
+    let server = TestServer::running(&[support::TO_DIRECTORY]);
+    server.user("ada");
+    let browser = support::Browser::new(&server);
+    browser.sign_in_as(&browser.open(server.url("/")), "ada", PASSWORD).is("home-page");
+    let key = server.data_dir().join("key-encryption.key");
+    fs::rename(&key, server.home().join("elsewhere")).unwrap();
+    assert!(server.cli_ok(&["session", "list"], "").contains("ada"));
+    server.cli_ok(&["logout-delivery", "list"], "");
+    assert!(server.cli_ok(&["revoke", "--user", "ada", "--wait"], "").contains("Ended all that user ada has"));
+    browser.open(server.url("/")).is("login-page");
+    browser.sign_in_as(&browser.open(server.url("/")), "ada", PASSWORD).is("home-page");
+    let disabled = server.cli(&["user", "disable", "ada"], "");
+    let told = String::from_utf8(disabled.stderr).unwrap();
+    assert!(disabled.status.success() && told.starts_with("note: The owner is not told by mail: "), "{told}");
+    assert!(told.contains(key.to_str().unwrap()), "{told}");
+    browser.open(server.url("/")).is("login-page");
+    // What does need it says so, and nothing makes another one, which would open nothing.
+    assert!(fails(&server, &["key", "rotate"], "").contains("is missing"));
+    assert!(!key.exists() && server.mails().is_empty());
+}

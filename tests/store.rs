@@ -24,13 +24,13 @@ use countersign::domain::user::User;
 use countersign::protocol::metadata::ClientMetadata;
 use countersign::protocol::scope::Scope;
 use countersign::store::{
-    Actor, Added, Decision, Exchange, FactorChange, Failure, FirstRefreshToken, Granting, NewGrant, NewLink,
-    NewSession, NewUser, PersonsToken, Reason, Registered, Registration, Rotation, RotationRequest, SecondFactor,
-    SessionRise, SignIn, Store, StoreError,
+    Actor, Added, Decision, Deliveries, Exchange, FactorChange, Failure, FirstRefreshToken, Granting, NewGrant,
+    NewLink, NewSession, NewUser, PersonsToken, Reason, Registered, Registration, Rotation, RotationRequest,
+    SecondFactor, SessionRise, SignIn, Store, StoreError,
 };
 
 use futures_util::future::join_all;
-use support::ground::new_grant;
+use support::ground::{Ground, new_grant, new_session};
 
 const NOW: UnixTime = UnixTime::from_seconds(1_700_000_000);
 const DAY: Duration = Duration::from_hours(24);
@@ -559,6 +559,30 @@ async fn sweeping_takes_what_is_dead_and_leaves_what_lives() {
     // The codes, and the session that has run out meanwhile.
     assert_eq!(swept, 501);
     assert!(world.lives(&living).await);
+}
+
+#[actix_web::test]
+async fn s115_a_session_that_ran_out_while_nobody_swept_is_told_of_before_its_row_goes() {
+    const SESSIONS: u64 = 230;
+    let ground = Ground::new(NOW).await;
+    // Without it rows are found as they lie: those that run out last are looked at first.
+    support::postgres::execute(&ground.database, "DROP INDEX sessions_expires_at");
+    for n in 0..SESSIONS {
+        let mut new = new_session(&ground.people[0], NOW);
+        new.session.expires_at = NOW.plus(DAY).minus(Duration::from_secs(n));
+        let session = new.session.id.clone();
+        assert_eq!(ground.store.sign_in(new, NOW).await.unwrap(), SignIn::Done);
+        let code = GrantSecret::mint().unwrap();
+        let new = new_grant(&code, &ground.people[0], &ground.clients[0], &session, "openid", NOW);
+        let binding = new.code_binding;
+        ground.store.create_grant(new).await.unwrap();
+        let client = ground.clients[0].clone();
+        ground.store.exchange_code(code, binding, client, None, NOW.plus(DAY), NOW).await.unwrap();
+    }
+    let late = NOW.plus(DAY * 3);
+    while ground.store.sweep(late).await.unwrap() > 0 {}
+    let told = ground.store.list_logout_deliveries(Deliveries::All, true, late).await.unwrap();
+    assert_eq!(u64::try_from(told.len()).unwrap(), SESSIONS);
 }
 
 #[actix_web::test]

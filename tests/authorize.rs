@@ -6,9 +6,11 @@ mod support;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
+use support::app::Tokens;
 use support::browser::{tags, unescape};
 use support::http::query;
-use support::{HTTP, PASSWORD, VERIFIER, challenge, claims, get, send, wait_until, world};
+use support::postgres::amid;
+use support::{HTTP, PASSWORD, VERIFIER, World, challenge, claims, get, send, wait_until, world};
 use url::Url;
 
 #[test]
@@ -617,4 +619,42 @@ fn what_is_kept_of_a_strangers_request_is_bounded() {
         let too_long = w.web.request().with(name, &"x".repeat(most + 1));
         assert_eq!(w.browser().open(too_long.url()).error(), "invalid_request", "{name}");
     }
+}
+
+/// Of everybody: the account's row is held, as whoever changes what hangs on it does.
+const HOLD: &str = "UPDATE users SET updated_at = updated_at";
+
+#[test]
+fn s59_what_was_decided_before_the_session_rose_in_another_tab_is_decided_again() {
+    let w = World::new(&[]);
+    let browser = w.browser();
+    let waiting = browser.open(w.web.request().url());
+    waiting.is("login-page");
+    browser.sign_in_as(&browser.open(w.server.url("/")), "ada", PASSWORD).is("home-page");
+    let rise = |amr: &str| format!("{HOLD}; UPDATE sessions SET amr = '{amr}'");
+    // A flow that waited in another tab, and a request that needs none.
+    let amid = |amr: &str, url: &str| amid(&w.server.database_url(), &rise(amr), || browser.open(url));
+    let flow = amid("pwd otp mfa", waiting.url.as_str());
+    assert_eq!(claims(Tokens(w.web.redeem(&flow.code()).ok()).id())["amr"], json!(["pwd", "otp", "mfa"]));
+    let silent = amid("pwd", &w.web.request().with("prompt", "none").url());
+    assert_eq!(claims(Tokens(w.web.redeem(&silent.code()).ok()).id())["amr"], json!(["pwd"]));
+}
+
+#[test]
+fn s17_nothing_is_given_by_a_consent_that_was_taken_back_a_moment_before() {
+    let w = World::new(&[]);
+    let browser = w.browser();
+    let app = w.server.client(&json!({"redirect_uris": ["https://asks.example/callback"]}));
+    let request = app.request().url();
+    browser.through(&request).code();
+    let taken_back =
+        || amid(&w.server.database_url(), &format!("{HOLD}; DELETE FROM consents"), || browser.open(&request));
+    let page = taken_back();
+    page.is("consent-page");
+    // What is allowed in a flow is as good as what was allowed before it, and no better.
+    browser.press(&page, "consent-allow", &[]).code();
+    assert!(browser.open(&request).foreign, "it is remembered again");
+    let silent = app.request().with("prompt", "none").url();
+    let refused = amid(&w.server.database_url(), &format!("{HOLD}; DELETE FROM consents"), || browser.open(&silent));
+    assert_eq!(refused.error(), "consent_required");
 }

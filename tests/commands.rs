@@ -5,11 +5,13 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{PASSWORD, TestServer, World, claims, wait_for, word, world};
+use support::{PASSWORD, TestServer, World, claims, wait_for, wait_until, word, world};
 
 /// Standard error of a command that must fail, and must say nothing on standard output.
 #[track_caller]
@@ -477,4 +479,48 @@ fn an_account_that_must_wait_is_unlocked_from_the_command_line() {
     assert_eq!(guess(PASSWORD).answer.status, 429);
     w.server.cli_ok(&["user", "unlock", "ada"], "");
     guess(PASSWORD).code();
+}
+
+#[test]
+fn a_command_acts_at_the_instant_of_what_was_typed_and_not_of_its_start() {
+    let w = World::new(&[]);
+    let at = |name: &str, what: &str| -> String {
+        let shown: Value = serde_json::from_str(&w.server.cli_ok(&["user", "show", name, "--json"], "")).unwrap();
+        shown[what].as_str().unwrap().to_owned()
+    };
+    let waiting =
+        [&["user", "create", "late", "--password-stdin"][..], &["user", "set-password", "ada", "--password-stdin"]]
+            .map(|args| w.server.command(args).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap());
+    // Instants are shown to the second.
+    wait_until(Instant::now() + Duration::from_millis(1500));
+    w.server.user("meanwhile");
+    for mut command in waiting {
+        command.stdin.take().unwrap().write_all(b"a different horse ate the battery\n").unwrap();
+        assert!(command.wait().unwrap().success());
+    }
+    let meanwhile = at("meanwhile", "created_at");
+    assert!(at("late", "created_at") >= meanwhile && at("ada", "updated_at") >= meanwhile);
+}
+
+#[test]
+fn what_is_urgent_needs_no_key_that_seals() {
+    let server = TestServer::running(&[support::TO_DIRECTORY]);
+    server.user("ada");
+    let browser = support::Browser::new(&server);
+    browser.sign_in_as(&browser.open(server.url("/")), "ada", PASSWORD).is("home-page");
+    let key = server.data_dir().join("key-encryption.key");
+    fs::rename(&key, server.home().join("elsewhere")).unwrap();
+    assert!(server.cli_ok(&["session", "list"], "").contains("ada"));
+    server.cli_ok(&["logout-delivery", "list"], "");
+    assert!(server.cli_ok(&["revoke", "--user", "ada", "--wait"], "").contains("Ended all that user ada has"));
+    browser.open(server.url("/")).is("login-page");
+    browser.sign_in_as(&browser.open(server.url("/")), "ada", PASSWORD).is("home-page");
+    let disabled = server.cli(&["user", "disable", "ada"], "");
+    let told = String::from_utf8(disabled.stderr).unwrap();
+    assert!(disabled.status.success() && told.starts_with("note: The owner is not told by mail: "), "{told}");
+    assert!(told.contains(key.to_str().unwrap()), "{told}");
+    browser.open(server.url("/")).is("login-page");
+    // What does need it says so, and nothing makes another one, which would open nothing.
+    assert!(fails(&server, &["key", "rotate"], "").contains("is missing"));
+    assert!(!key.exists() && server.mails().is_empty());
 }

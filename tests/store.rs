@@ -14,8 +14,9 @@ use countersign::crypto::seal::SealingKey;
 use countersign::domain::activity::{Event, Origin};
 use countersign::domain::client::Client;
 use countersign::domain::flow::{Destination, Flow, Progress};
-use countersign::domain::grant::{Grant, GrantDetails};
+use countersign::domain::grant::{Consent, Grant, GrantDetails};
 use countersign::domain::ids::{ClientId, GrantId, SessionId, UserId, uuid_v7};
+use countersign::domain::link::LinkKind;
 use countersign::domain::second_factor::NewDevice;
 use countersign::domain::session::{Authentication, Session};
 use countersign::domain::throttle::Bucket;
@@ -23,9 +24,13 @@ use countersign::domain::user::User;
 use countersign::protocol::metadata::ClientMetadata;
 use countersign::protocol::scope::Scope;
 use countersign::store::{
-    Actor, Added, Exchange, FactorChange, Failure, FirstRefreshToken, NewGrant, NewSession, NewUser, PersonsToken,
-    Reason, Registered, Rotation, RotationRequest, SecondFactor, SessionRise, SignIn, Store, StoreError,
+    Actor, Added, Decision, Deliveries, Exchange, FactorChange, Failure, FirstRefreshToken, Granting, NewGrant,
+    NewLink, NewSession, NewUser, PersonsToken, Reason, Registered, Registration, Rotation, RotationRequest,
+    SecondFactor, SessionRise, SignIn, Store, StoreError,
 };
+
+use futures_util::future::join_all;
+use support::ground::{Ground, new_grant, new_session};
 
 const NOW: UnixTime = UnixTime::from_seconds(1_700_000_000);
 const DAY: Duration = Duration::from_hours(24);
@@ -171,13 +176,13 @@ impl World {
     }
 
     async fn grant(&self, scope: &str) -> (GrantSecret, GrantId) {
-        let (secret, id, given) = self.try_grant(scope, "pwd").await;
-        assert!(given);
+        let (secret, id, granting) = self.try_grant(scope, "pwd", None).await;
+        assert_eq!(granting, Granting::Done);
         (secret, id)
     }
 
-    /// A grant for a session that was read with these methods, and whether it was given.
-    async fn try_grant(&self, scope: &str, amr: &str) -> (GrantSecret, GrantId, bool) {
+    /// A grant for a session that was read with these methods, and what came of it.
+    async fn try_grant(&self, scope: &str, amr: &str, flow: Option<Digest>) -> (GrantSecret, GrantId, Granting) {
         let secret = GrantSecret::mint().unwrap();
         let id = GrantId::new(NOW);
         let new = NewGrant {
@@ -185,7 +190,8 @@ impl World {
             code: secret.digest(),
             code_binding: self.binding,
             code_expires_at: NOW.plus(Duration::from_mins(1)),
-            flow: None,
+            flow,
+            asked: None,
             grant: Grant {
                 id: id.clone(),
                 client_id: self.client.clone(),
@@ -198,8 +204,15 @@ impl World {
                 created_at: NOW,
             },
         };
-        let given = self.store.create_grant(new).await.unwrap();
-        (secret, id, given)
+        let granting = self.store.create_grant(new).await.unwrap();
+        (secret, id, granting)
+    }
+
+    async fn flow(&self) -> Digest {
+        let id = FlowId::mint().unwrap().digest();
+        let flow = Flow { destination: Destination::Home, progress: Progress::default(), created_at: NOW };
+        self.store.create_flow(id, self.binding, flow, NOW.plus(DAY)).await.unwrap();
+        id
     }
 
     async fn exchange(&self, code: GrantSecret, first: &GrantSecret) -> Exchange {
@@ -258,7 +271,7 @@ async fn rotate(
 async fn s24_of_32_that_rotate_one_token_one_wins_and_the_others_are_reuse() {
     let world = World::new().await;
     let (token, grant) = world.refreshing("openid").await;
-    let results = futures_util::future::join_all((0..32).map(|_| world.rotate(&token, 0, NOW))).await;
+    let results = join_all((0..32).map(|_| world.rotate(&token, 0, NOW))).await;
     assert_eq!(results.iter().filter(|(rotation, _)| matches!(rotation, Rotation::Rotated(_))).count(), 1);
     assert!(!world.lives(&grant).await, "reuse ends the grant");
     assert!(matches!(world.rotate(&results[0].1, 0, NOW).await.0, Rotation::Dead));
@@ -268,7 +281,7 @@ async fn s24_of_32_that_rotate_one_token_one_wins_and_the_others_are_reuse() {
 async fn s24_within_the_leeway_all_32_get_the_one_successor() {
     let world = World::new().await;
     let (token, grant) = world.refreshing("openid").await;
-    let results = futures_util::future::join_all((0..32).map(|_| world.rotate(&token, 10, NOW))).await;
+    let results = join_all((0..32).map(|_| world.rotate(&token, 10, NOW))).await;
     assert_eq!(results.iter().filter(|(rotation, _)| matches!(rotation, Rotation::Rotated(_))).count(), 1);
     assert_eq!(results.iter().filter(|(rotation, _)| matches!(rotation, Rotation::Repeated(_))).count(), 31);
     assert!(results.iter().all(|(_, next)| next.digest() == results[0].1.digest()));
@@ -295,7 +308,7 @@ async fn s11_of_32_that_spend_one_code_one_wins_and_the_grant_ends() {
     let world = World::new().await;
     let (code, grant) = world.grant("openid").await;
     let first = Arc::new(GrantSecret::mint().unwrap().with_handle_of(&code));
-    let results = futures_util::future::join_all((0..32).map(|_| world.exchange(again(&code), &first))).await;
+    let results = join_all((0..32).map(|_| world.exchange(again(&code), &first))).await;
     assert_eq!(results.iter().filter(|result| matches!(result, Exchange::Exchanged(_))).count(), 1);
     assert_eq!(results.iter().filter(|result| matches!(result, Exchange::Reused)).count(), 31);
     assert!(!world.lives(&grant).await);
@@ -437,8 +450,8 @@ async fn s59_of_many_first_apps_one_is_added_whatever_door_they_come_by() {
     let sign_ins: Vec<NewDevice> = apps.split_off(8);
     let cookies: Vec<_> =
         sign_ins.iter().map(|_| (SessionId::random(), SessionSecret::mint().unwrap().digest())).collect();
-    let in_the_account = futures_util::future::join_all(apps.into_iter().map(|app| world.add(app)));
-    let on_the_way = futures_util::future::join_all(
+    let in_the_account = join_all(apps.into_iter().map(|app| world.add(app)));
+    let on_the_way = join_all(
         sign_ins
             .into_iter()
             .zip(&cookies)
@@ -478,16 +491,40 @@ async fn s59_a_grant_that_was_decided_before_its_session_rose_is_not_given() {
     assert!(matches!(world.add(world.app("phone").await).await, Added::Done { .. }));
     assert!(!world.lives(&grant).await);
     assert!(matches!(world.rotate(&token, 10, NOW).await.0, Rotation::Dead));
-    // The request had read the session a moment before.
-    assert!(!world.try_grant("openid offline_access", "pwd").await.2);
-    assert!(world.try_grant("openid offline_access", "pwd otp mfa").await.2);
+    // The request had read the session a moment before. Its flow goes on.
+    let flow = world.flow().await;
+    let grant = async |amr: &str| world.try_grant("openid offline_access", amr, Some(flow)).await.2;
+    assert_eq!(grant("pwd").await, Granting::Outdated);
+    assert_eq!(grant("pwd otp mfa").await, Granting::Done);
+    assert_eq!(grant("pwd otp mfa").await, Granting::Gone, "it is answered once");
+    let (flow, user, session) = (world.flow().await, world.user.clone(), world.session.clone());
+    assert!(world.store.end_session_by_owner(user, session, origin(), NOW).await.unwrap());
+    assert_eq!(world.try_grant("openid", "pwd", Some(flow)).await.2, Granting::Gone);
+}
+
+#[actix_web::test]
+async fn s32_nobody_is_named_by_anothers_identifier() {
+    let world = World::new().await;
+    // Whoever knows it from a token could else have the operator end their own account instead.
+    for name in [world.user.as_str().to_owned(), world.user.as_str().to_uppercase()] {
+        assert_eq!(world.store.create_user(new_user(&name)).await.unwrap(), Registered::Exists);
+        let imported = world.store.import_users(vec![new_user("bob"), new_user(&name)]).await.unwrap();
+        assert_eq!(imported, [name.as_str()]);
+        let digest = Digest::of(name.as_bytes());
+        let kind = LinkKind::Register;
+        let link = NewLink { digest, kind, user_id: None, sealed: None, expires_at: NOW.plus(DAY) };
+        assert!(world.store.create_link(link).await.unwrap());
+        let registered = world.store.register(digest, new_user(&name), origin(), NOW).await.unwrap();
+        assert_eq!(registered, Registration::Taken);
+    }
+    assert_eq!(world.store.list_users().await.unwrap().len(), 1);
 }
 
 #[actix_web::test]
 async fn s39_an_assertion_identifier_is_taken_once() {
     let world = World::new().await;
     let id = Digest::of(b"jti");
-    let taken = futures_util::future::join_all((0..32).map(|_| world.store.take_assertion_id(id, NOW))).await;
+    let taken = join_all((0..32).map(|_| world.store.take_assertion_id(id, NOW))).await;
     assert_eq!(taken.into_iter().filter(|taken| *taken.as_ref().unwrap()).count(), 1);
 }
 
@@ -525,6 +562,30 @@ async fn sweeping_takes_what_is_dead_and_leaves_what_lives() {
 }
 
 #[actix_web::test]
+async fn s115_a_session_that_ran_out_while_nobody_swept_is_told_of_before_its_row_goes() {
+    const SESSIONS: u64 = 230;
+    let ground = Ground::new(NOW).await;
+    // Without it rows are found as they lie: those that run out last are looked at first.
+    support::postgres::execute(&ground.database, "DROP INDEX sessions_expires_at");
+    for n in 0..SESSIONS {
+        let mut new = new_session(&ground.people[0], NOW);
+        new.session.expires_at = NOW.plus(DAY).minus(Duration::from_secs(n));
+        let session = new.session.id.clone();
+        assert_eq!(ground.store.sign_in(new, NOW).await.unwrap(), SignIn::Done);
+        let code = GrantSecret::mint().unwrap();
+        let new = new_grant(&code, &ground.people[0], &ground.clients[0], &session, "openid", NOW);
+        let binding = new.code_binding;
+        ground.store.create_grant(new).await.unwrap();
+        let client = ground.clients[0].clone();
+        ground.store.exchange_code(code, binding, client, None, NOW.plus(DAY), NOW).await.unwrap();
+    }
+    let late = NOW.plus(DAY * 3);
+    while ground.store.sweep(late).await.unwrap() > 0 {}
+    let told = ground.store.list_logout_deliveries(Deliveries::All, true, late).await.unwrap();
+    assert_eq!(u64::try_from(told.len()).unwrap(), SESSIONS);
+}
+
+#[actix_web::test]
 async fn s120_a_newer_database_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let text = support::postgres::database(folder.path());
@@ -542,7 +603,7 @@ async fn of_all_servers_one_holds_a_lease_and_a_dead_one_loses_it() {
         async move { store.take_lease("sweep", holder, now.plus(Duration::from_mins(1)), now).await.unwrap() }
     };
     let names: Vec<String> = (0..32).map(|n| format!("node {n}")).collect();
-    let taken = futures_util::future::join_all(names.iter().map(|name| take(name, NOW))).await;
+    let taken = join_all(names.iter().map(|name| take(name, NOW))).await;
     let holder = &names[taken.iter().position(|taken| *taken).unwrap()];
     assert_eq!(taken.iter().filter(|taken| **taken).count(), 1);
     let later = NOW.plus(Duration::from_secs(50));
@@ -558,24 +619,52 @@ async fn of_all_servers_one_holds_a_lease_and_a_dead_one_loses_it() {
 async fn additions_to_one_consent_at_once_are_all_kept() {
     let world = World::new().await;
     let decide = |scope: String| {
-        let decision = countersign::store::Decision {
+        let decision = Decision {
             user: world.user.clone(),
             client: world.client.clone(),
             client_name: "A".into(),
-            allowed: countersign::domain::grant::Consent {
-                scope: Scope::parse(&scope).unwrap(),
-                ..countersign::domain::grant::Consent::default()
-            },
-            origin: countersign::domain::activity::Origin::default(),
+            allowed: Consent { scope: Scope::parse(&scope).unwrap(), ..Consent::default() },
+            origin: Origin::default(),
             flow: FlowId::mint().unwrap().digest(),
             progress: Progress::default(),
         };
         world.store.record_consent(decision, NOW)
     };
-    let all = futures_util::future::join_all((0..16).map(|n| decide(format!("scope{n}")))).await;
+    let all = join_all((0..16).map(|n| decide(format!("scope{n}")))).await;
     assert!(all.into_iter().all(|stored| stored.is_ok()));
     let consent = world.store.find_consent(world.user.clone(), world.client.clone()).await.unwrap().unwrap();
     assert_eq!(consent.scope.iter().count(), 16, "{:?}", consent.scope);
+}
+
+#[actix_web::test]
+async fn s17_of_grants_and_a_consent_that_is_taken_back_at_once_nothing_is_left() {
+    let world = World::new().await;
+    let allowed = || Consent { scope: Scope::parse("openid").unwrap(), ..Consent::default() };
+    for round in 1..=16 {
+        let now = NOW.plus(Duration::from_secs(round));
+        let decision = Decision {
+            user: world.user.clone(),
+            client: world.client.clone(),
+            client_name: "A".into(),
+            allowed: allowed(),
+            origin: origin(),
+            flow: world.binding,
+            progress: Progress::default(),
+        };
+        world.store.record_consent(decision, now).await.unwrap();
+        let grant = async || {
+            let code = GrantSecret::mint().unwrap();
+            let new = new_grant(&code, &world.user, &world.client, &world.session, "openid", now);
+            world.store.create_grant(NewGrant { asked: Some(allowed()), ..new }).await.unwrap()
+        };
+        let taken_back =
+            world.store.revoke_consent(world.user.clone(), world.client.clone(), "A".into(), origin(), now);
+        let (_, taken_back) = futures_util::future::join(join_all((0..8).map(|_| grant())), taken_back).await;
+        assert!(taken_back.unwrap());
+        assert_eq!(grant().await, Granting::Outdated);
+        let left = world.store.list_allowed(world.user.clone(), now).await.unwrap();
+        assert!(left.is_empty(), "round {round}: {} applications", left.len());
+    }
 }
 
 #[actix_web::test]

@@ -118,7 +118,7 @@ impl ClientCommand {
             Self::Show { id } => print_json(&registration(&find(&ctx, &id).await?, None)?),
             Self::Delete { id } => {
                 let client = find(&ctx, &id).await?;
-                if !ctx.store.delete_client(client.id, ctx.now).await? {
+                if !ctx.store.delete_client(client.id, ctx.now()).await? {
                     return Err(unknown(&id));
                 }
                 print(&format!("Deleted client {id}; its grants, tokens and consents have ended."))
@@ -147,7 +147,7 @@ async fn create(ctx: &Context, members: Map<String, Value>) -> anyhow::Result<()
     warn_of_missing_resources(ctx, &metadata).await?;
     let secret = metadata.token_endpoint_auth_method.has_secret().then(ClientSecret::mint).transpose()?;
     let digest = secret.as_ref().map(ClientSecret::digest);
-    let client = Client::new(ClientId::random(), metadata, digest, ctx.now);
+    let client = Client::new(ClientId::random(), metadata, digest, ctx.now());
     let response = registration(&client, secret.as_ref())?;
     let id = client.id.clone();
     let unnamed = client.metadata.client_name.is_none() && client.metadata.grants(GrantType::AuthorizationCode);
@@ -216,8 +216,8 @@ async fn rotate_secret(ctx: &Context, id: &str, keep_old: Duration) -> anyhow::R
     if !client.metadata.token_endpoint_auth_method.has_secret() {
         bail!("client {id} has no secret to rotate: it is public, or signs with a key of its own");
     }
-    let secret = ClientSecret::mint()?;
-    if !ctx.store.rotate_client_secret(client.id, secret.digest(), ctx.now.plus(keep_old), ctx.now).await? {
+    let (secret, now) = (ClientSecret::mint()?, ctx.now());
+    if !ctx.store.rotate_client_secret(client.id, secret.digest(), now.plus(keep_old), now).await? {
         return Err(unknown(id));
     }
     let response = serde_json::json!({

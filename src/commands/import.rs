@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow, bail};
+use countersign::clock::UnixTime;
 use countersign::crypto::foreign;
 use countersign::domain::ids::UserId;
 use countersign::domain::user::{User, check_claims, check_email, check_name, normal_name};
@@ -20,9 +21,10 @@ const MOST_TOLD: usize = 100;
 
 pub async fn import(ctx: &Context, file: &Path) -> anyhow::Result<()> {
     let bytes = read_all(file, MAX_FILE)?;
+    let now = ctx.now();
     let (mut people, mut problems, mut names) = (Vec::new(), Vec::new(), HashSet::new());
     for (place, value) in rows(&bytes)? {
-        match value.and_then(|value| person(&value, ctx)) {
+        match value.and_then(|value| person(&value, now)) {
             Ok(new) if !names.insert(normal_name(&new.user.username)) => {
                 problems.push(format!("{place}: the name {:?} stands in the file twice", new.user.username));
             }
@@ -72,7 +74,7 @@ fn rows(bytes: &[u8]) -> anyhow::Result<Vec<Row>> {
     Ok(lines.map(|(index, line)| (format!("line {}", index + 1), parse(line))).collect())
 }
 
-fn person(value: &Value, ctx: &Context) -> Result<NewUser, String> {
+fn person(value: &Value, now: UnixTime) -> Result<NewUser, String> {
     const KEYS: [&str; 7] = ["username", "email", "email_verified", "admin", "disabled", "claims", "password_hash"];
     let object = value.as_object().ok_or("is not a JSON object")?;
     if let Some(unknown) = object.keys().find(|key| !KEYS.contains(&key.as_str())) {
@@ -109,9 +111,9 @@ fn person(value: &Value, ctx: &Context) -> Result<NewUser, String> {
         email,
         is_admin: flag("admin")?,
         claims,
-        disabled_at: flag("disabled")?.then_some(ctx.now),
-        created_at: ctx.now,
-        updated_at: ctx.now,
+        disabled_at: flag("disabled")?.then_some(now),
+        created_at: now,
+        updated_at: now,
         has_second_factor: false,
     };
     Ok(NewUser { user, password_hash })

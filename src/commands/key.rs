@@ -97,6 +97,7 @@ fn state(key: &SigningKey, all: &[SigningKey], now: UnixTime) -> &'static str {
 }
 
 async fn list(ctx: &Context, json: bool) -> anyhow::Result<()> {
+    let now = ctx.now();
     let mut keys = ctx.store.registry().await?.keys;
     keys.sort_by_key(|key| (key.algorithm.as_str(), key.active_at));
     if json {
@@ -104,7 +105,7 @@ async fn list(ctx: &Context, json: bool) -> anyhow::Result<()> {
             json!({
                 "kid": key.key_id,
                 "alg": key.algorithm.as_str(),
-                "state": state(key, &keys, ctx.now),
+                "state": state(key, &keys, now),
                 "created_at": key.created_at.to_string(),
                 "active_at": key.active_at.to_string(),
                 "expires_at": key.expires_at.map(|at| at.to_string()),
@@ -117,7 +118,7 @@ async fn list(ctx: &Context, json: bool) -> anyhow::Result<()> {
         [
             key.key_id.clone(),
             key.algorithm.as_str().to_owned(),
-            state(key, &keys, ctx.now).to_owned(),
+            state(key, &keys, now).to_owned(),
             key.active_at.to_string(),
             key.expires_at.map(|at| at.to_string()).unwrap_or_default(),
         ]
@@ -133,12 +134,13 @@ async fn rotate(
 ) -> anyhow::Result<()> {
     let sealing = open_sealing_key(&ctx.config, &ctx.store).await?;
     let rows = ctx.store.registry().await?;
+    let now = ctx.now();
     // A key sealed by another key than the server's would keep the server from starting: see that it opens the others.
-    Keyring::load(rows.keys.clone(), &sealing, Duration::ZERO, ctx.now)?;
-    let signs_already = |algorithm| rows.keys.iter().any(|key| key.algorithm == algorithm && key.signs_at(ctx.now));
+    Keyring::load(rows.keys.clone(), &sealing, Duration::ZERO, now)?;
+    let signs_already = |algorithm| rows.keys.iter().any(|key| key.algorithm == algorithm && key.signs_at(now));
     let successor = |algorithm| {
-        let active_at = if signs_already(algorithm) { ctx.now.plus(ahead) } else { ctx.now };
-        generate(algorithm, &sealing, ctx.now, active_at)
+        let active_at = if signs_already(algorithm) { now.plus(ahead) } else { now };
+        generate(algorithm, &sealing, now, active_at)
     };
     let algorithms = SigningAlgorithm::ALL.into_iter().filter(|algorithm| only.is_none_or(|only| only == *algorithm));
     let successors = algorithms.map(successor).collect::<Result<Vec<_>, _>>()?;
@@ -152,7 +154,7 @@ async fn rotate(
             key.active_at.to_string(),
             retire_at.filter(|_| signs_already(key.algorithm)).map(|at| at.to_string()).unwrap_or_default(),
         ]);
-        ctx.store.rotate_key(key, retire_at, ctx.now).await?;
+        ctx.store.rotate_key(key, retire_at, now).await?;
     }
     print(&table(["NEW KID", "ALGORITHM", "SIGNS FROM", "OLD PUBLISHED UNTIL"], made))
 }
@@ -160,17 +162,18 @@ async fn rotate(
 /// Removes one key with all that it signed; another one signs in its place at once, where none does. The number of the entry in
 /// the log.
 pub async fn revoke(ctx: &Context, kid: &str) -> anyhow::Result<i64> {
+    let now = ctx.now();
     let keys = ctx.store.registry().await?.keys;
     let unknown = || anyhow!("there is no key {kid}; `countersign key list` shows them all");
     let key = keys.iter().find(|key| key.key_id == kid).ok_or_else(unknown)?;
     let sealing = open_sealing_key(&ctx.config, &ctx.store).await?;
     // A key sealed by another key than the server's would keep the server from starting: see that it opens the others.
-    Keyring::load(keys.clone(), &sealing, Duration::ZERO, ctx.now)?;
+    Keyring::load(keys.clone(), &sealing, Duration::ZERO, now)?;
     let others = |other: &&SigningKey| other.key_id != kid && other.algorithm == key.algorithm;
-    let replaced = keys.iter().filter(others).any(|other| other.signs_at(ctx.now));
-    let successor = if replaced { None } else { Some(generate(key.algorithm, &sealing, ctx.now, ctx.now)?) };
+    let replaced = keys.iter().filter(others).any(|other| other.signs_at(now));
+    let successor = if replaced { None } else { Some(generate(key.algorithm, &sealing, now, now)?) };
     let cause = Reason::KeyRevoked.by(Actor::Operator);
-    ctx.store.revoke_key(kid.to_owned(), successor, cause, ctx.now).await?.ok_or_else(unknown)
+    ctx.store.revoke_key(kid.to_owned(), successor, cause, now).await?.ok_or_else(unknown)
 }
 
 /// How long a token signed in a key's last moment lives.

@@ -58,7 +58,7 @@ impl LogoutDeliveryCommand {
     pub async fn run(self, ctx: Context) -> anyhow::Result<()> {
         match self {
             Self::List { all, json } => {
-                let found = ctx.store.list_logout_deliveries(Deliveries::All, all, ctx.now).await?;
+                let found = ctx.store.list_logout_deliveries(Deliveries::All, all, ctx.now()).await?;
                 if json {
                     return print_json(&found.iter().map(to_json).collect());
                 }
@@ -82,7 +82,8 @@ impl LogoutDeliveryCommand {
                     (_, Some(client)) => Deliveries::OfClient(ClientId::from_stored(client)),
                     _ => Deliveries::All,
                 };
-                let count = ctx.store.retry_logout_deliveries(which, ctx.now.plus(TRIED_FOR), ctx.now).await?;
+                let now = ctx.now();
+                let count = ctx.store.retry_logout_deliveries(which, now.plus(TRIED_FOR), now).await?;
                 if count == 0 {
                     bail!("no such delivery waits or was given up; `countersign logout-delivery list` shows them");
                 }

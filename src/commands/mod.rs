@@ -165,10 +165,15 @@ enum ConfigCommand {
 struct Context {
     config: Config,
     store: Store,
-    now: UnixTime,
+    clock: Clock,
 }
 
 impl Context {
+    /// Asked for when a command does what it does: it may have waited for a password or a word for as long as somebody typed.
+    fn now(&self) -> UnixTime {
+        self.clock.now()
+    }
+
     /// A person by name, or by identifier (`sub`), as tokens and logs have it.
     async fn person(&self, name: &str) -> anyhow::Result<User> {
         let by_name = self.store.find_user_by_name(name).await?;
@@ -227,8 +232,8 @@ fn with_store<F: Future<Output = anyhow::Result<()>>>(
         note(&format!("made a new database at {}", path.display()));
     }
     actix_web::rt::System::new().block_on(async {
-        let now = Clock::system(store.latest_instant().await?).now();
-        command(Context { config, store, now }).await
+        let clock = Clock::system(store.latest_instant().await?);
+        command(Context { config, store, clock }).await
     })
 }
 

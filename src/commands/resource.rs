@@ -121,7 +121,7 @@ impl ResourceCommand {
                     access_token_lifetime,
                     access_token_signing_alg,
                     resource_server: resource_server.map(ClientId::from_stored),
-                    created_at: ctx.now,
+                    created_at: ctx.now(),
                 };
                 create(&ctx, resource).await
             }

@@ -63,7 +63,8 @@ impl RevokeCommand {
         if let Some(kid) = &self.key {
             return revoke_key(&ctx, kid, self.dry_run).await;
         }
-        if self.issued_before.is_some_and(|before| before > ctx.now) {
+        let now = ctx.now();
+        if self.issued_before.is_some_and(|before| before > now) {
             bail!("--issued-before lies in the future; what has not been issued yet cannot end");
         }
         let (what, ending) = self.ending(&ctx).await?;
@@ -71,7 +72,7 @@ impl RevokeCommand {
             Some(before) => format!("{what}, as far as it was issued before {before}"),
             None => what,
         };
-        let ended = ctx.store.end(ending.clone(), self.issued_before, self.dry_run, ctx.now).await?;
+        let ended = ctx.store.end(ending.clone(), self.issued_before, self.dry_run, now).await?;
         let Some(sequence) = ended.sequence else {
             return print(&format!("Nothing of {what} is left to end."));
         };
@@ -108,7 +109,7 @@ impl RevokeCommand {
     async fn token(&self, ctx: &Context, token: &str) -> anyhow::Result<(String, Ending)> {
         if let Some(secret) = GrantSecret::parse(REFRESH_TOKEN_PREFIX, token) {
             let (grant, _) =
-                ctx.store.find_grant(&secret, ctx.now).await?.ok_or_else(|| anyhow!("no such refresh token"))?;
+                ctx.store.find_grant(&secret, ctx.now()).await?.ok_or_else(|| anyhow!("no such refresh token"))?;
             return Ok((format!("grant {}", grant.id), Ending::Grant(grant.id)));
         }
         let jti = match UnverifiedJws::parse(token) {

@@ -34,8 +34,8 @@ impl SessionCommand {
             None => None,
             Some(name) => Some(ctx.person(&name).await?.id),
         };
-        let idle_since = ctx.now.minus(ctx.config.session.idle);
-        let (sessions, more) = ctx.store.list_sessions(user, idle_since, ctx.now).await?;
+        let now = ctx.now();
+        let (sessions, more) = ctx.store.list_sessions(user, now.minus(ctx.config.session.idle), now).await?;
         if more {
             note("there are more; --user narrows the list");
         }

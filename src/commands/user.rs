@@ -254,7 +254,7 @@ impl UserCommand {
                 let user = find(&ctx, &name).await?;
                 let name = &user.username;
                 let notice = notice(&ctx, &user, Event::FactorRemoved, "").await?;
-                if ctx.store.reset_second_factors(user.id.clone(), notice, ctx.now).await? {
+                if ctx.store.reset_second_factors(user.id.clone(), notice, ctx.now()).await? {
                     print(&format!("User {name} has no second factor any more; all sessions and tokens have ended."))
                 } else {
                     print(&format!("User {name} had no second factor; nothing was ended."))
@@ -267,7 +267,7 @@ impl UserCommand {
                 let (rows, id) = (ctx.store.registry().await?, &client);
                 let known = rows.clients.iter().find(|other| other.id == *id);
                 let name_of = known.map_or(client_id.as_str(), |client| client.name()).to_owned();
-                if !ctx.store.revoke_consent(user.id, client, name_of, Origin::default(), ctx.now).await? {
+                if !ctx.store.revoke_consent(user.id, client, name_of, Origin::default(), ctx.now()).await? {
                     bail!("{name} has allowed the client {client_id} nothing");
                 }
                 print(&format!("Took back what {name} allowed {client_id}."))
@@ -281,7 +281,7 @@ impl UserCommand {
                 let user = find(&ctx, &name).await?;
                 let user = ctx
                     .store
-                    .set_claims(user.id, claims, Origin::default(), ctx.now)
+                    .set_claims(user.id, claims, Origin::default(), ctx.now())
                     .await?
                     .ok_or_else(|| unknown(&name))?;
                 print_json(&claims_of(&user))
@@ -329,20 +329,22 @@ async fn warn_of_shared_email(ctx: &Context, id: &UserId, email: Option<&str>) -
 async fn create(ctx: &Context, name: String, email: Option<String>, admin: bool) -> anyhow::Result<()> {
     let name = name.trim();
     check_name(name).map_err(|why| anyhow!("{name:?} cannot be a user name: {why}"))?;
+    let email = checked_email(email)?;
+    let password_hash = new_password(ctx, name, email.as_deref()).await?;
+    let now = ctx.now();
     let user = User {
         id: UserId::random(),
         username: name.to_owned(),
-        email: checked_email(email)?,
+        email,
         email_verified: false,
         is_admin: admin,
         claims: Map::new(),
         disabled_at: None,
-        created_at: ctx.now,
-        updated_at: ctx.now,
+        created_at: now,
+        updated_at: now,
         has_second_factor: false,
     };
     let (id, email) = (user.id.clone(), user.email.clone());
-    let password_hash = new_password(ctx, name, email.as_deref()).await?;
     match ctx.store.create_user(NewUser { user, password_hash: Some(password_hash) }).await? {
         Registered::Done => {
             warn_of_shared_email(ctx, &id, email.as_deref()).await?;
@@ -378,7 +380,7 @@ async fn set_disabled(ctx: &Context, name: &str, disabled: bool) -> anyhow::Resu
     // Only what happens to the account, not that it stays as it was.
     let shuts = disabled && user.disabled_at.is_none();
     let notice = if shuts { notice(ctx, &user, Event::AccountDisabled, "").await? } else { None };
-    ensure!(ctx.store.set_user_disabled(user.id, disabled, notice, ctx.now).await?, unknown(name));
+    ensure!(ctx.store.set_user_disabled(user.id, disabled, notice, ctx.now()).await?, unknown(name));
     let state = if disabled { "disabled; all sessions and tokens have ended" } else { "active" };
     print(&format!("User {} is {state}.", user.username))
 }
@@ -387,7 +389,7 @@ async fn set_password(ctx: &Context, name: &str, keep_sessions: bool) -> anyhow:
     let user = find(ctx, name).await?;
     let password_hash = new_password(ctx, &user.username, user.email.as_deref()).await?;
     let notice = notice(ctx, &user, Event::PasswordChanged, "").await?;
-    ensure!(ctx.store.set_password(user.id, password_hash, keep_sessions, notice, ctx.now).await?, unknown(name));
+    ensure!(ctx.store.set_password(user.id, password_hash, keep_sessions, notice, ctx.now()).await?, unknown(name));
     let rest = if keep_sessions { "sessions and tokens stay alive" } else { "all sessions and tokens have ended" };
     print(&format!("User {} has a new password; {rest}.", user.username))
 }
@@ -403,7 +405,7 @@ async fn set_email(ctx: &Context, name: &str, email: Option<String>, verified: b
     let changes = user.email != email;
     let new = email.as_deref().unwrap_or_default();
     let notice = if changes { notice(ctx, &user, Event::EmailChanged, new).await? } else { None };
-    ensure!(ctx.store.set_email(user.id.clone(), email.clone(), verified, notice, ctx.now).await?, unknown(name));
+    ensure!(ctx.store.set_email(user.id.clone(), email.clone(), verified, notice, ctx.now()).await?, unknown(name));
     warn_of_shared_email(ctx, &user.id, email.as_deref()).await?;
     print(&done)
 }
@@ -411,7 +413,7 @@ async fn set_email(ctx: &Context, name: &str, email: Option<String>, verified: b
 async fn delete(ctx: &Context, name: &str, yes: bool) -> anyhow::Result<()> {
     let user = find(ctx, name).await?;
     let (id, name) = (user.id.clone(), &user.username);
-    let ended = ctx.store.end(Ending::User(id.clone()), None, true, ctx.now).await?;
+    let ended = ctx.store.end(Ending::User(id.clone()), None, true, ctx.now()).await?;
     let some = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     let running = format!("{} and {}", some(ended.sessions, "session"), some(ended.grants, "grant"));
     if !yes {
@@ -421,7 +423,7 @@ async fn delete(ctx: &Context, name: &str, yes: bool) -> anyhow::Result<()> {
         ensure!(read_line()?.trim() == name, "that is not {name}; nothing has been changed");
     }
     let notice = notice(ctx, &user, Event::AccountDeleted, "").await?;
-    match ctx.store.delete_user(id, None, Actor::Operator, notice, ctx.now).await? {
+    match ctx.store.delete_user(id, None, Actor::Operator, notice, ctx.now()).await? {
         Deletion::Deleted => print(&format!("Deleted user {name}; {running} ended.")),
         Deletion::LastAdministrator => bail!("{name} is the last administrator; make another one first"),
         Deletion::Gone => Err(unknown(name)),
@@ -436,7 +438,7 @@ async fn notice(ctx: &Context, user: &User, event: Event, detail: &str) -> anyho
     }
     // What is urgent is done also where the key is not at hand.
     match app::open_sealing_key(&ctx.config, &ctx.store).await {
-        Ok(sealing) => Ok(notice_by(&ctx.config, &sealing, user, event, detail, &Origin::default(), ctx.now)?),
+        Ok(sealing) => Ok(notice_by(&ctx.config, &sealing, user, event, detail, &Origin::default(), ctx.now())?),
         Err(error) => {
             note(&format!("The owner is not told by mail: {error}"));
             Ok(None)

@@ -18,6 +18,7 @@ use crate::protocol::response_mode::AuthorizationResponse;
 use crate::protocol::scope::{OFFLINE_ACCESS, OIDC_SCOPES, OPENID, Scope};
 
 use super::interaction::{Here, Step, is_trusted_by, next_step};
+use super::issue::Issued;
 use super::registry::Registry;
 use super::session::{Browser, current};
 use super::{Context, consent, issue};
@@ -90,14 +91,18 @@ async fn proceed(
     let trusted = is_trusted_by(ctx, browser, signed_in.as_ref(), now).await?;
     let here = Here { progress: &Progress::default(), half: None, signed_in: signed_in.as_ref(), trusted };
     match decide(ctx, client, &destination, here, now).await? {
-        Step::Refuse(error) => Err(error),
+        Step::Refuse(error) => return Err(error),
         Step::Issue => {
             let signed_in = signed_in.ok_or_else(|| OAuthError::login_required("Nobody is signed in."))?;
-            let response = issue::code(ctx, &destination, &signed_in, None, now).await?;
-            response.map(Outcome::Respond).ok_or_else(|| OAuthError::login_required("The session has ended."))
+            match issue::code(ctx, client, &destination, &signed_in, None, now).await? {
+                Issued::Answer(response) => return Ok(Outcome::Respond(response)),
+                Issued::Gone => return Err(OAuthError::login_required("The session has ended.")),
+                Issued::Outdated => {}
+            }
         }
-        _ => start_flow(ctx, Destination::Client(Box::new(destination)), browser, now).await.map(Outcome::Interact),
+        _ => {}
     }
+    start_flow(ctx, Destination::Client(Box::new(destination)), browser, now).await.map(Outcome::Interact)
 }
 
 /// Reads the remembered consent where there is somebody to have one, and decides what comes next.
@@ -112,7 +117,7 @@ pub async fn decide(
     now: UnixTime,
 ) -> Result<Step, OAuthError> {
     let remembered = match here.signed_in {
-        Some(signed_in) if !client.metadata.skip_consent && !here.progress.consented => {
+        Some(signed_in) if !client.metadata.skip_consent => {
             ctx.store.find_consent(signed_in.user.id.clone(), client.id.clone()).await?
         }
         _ => None,

@@ -18,6 +18,7 @@ use crate::protocol::response_mode::AuthorizationResponse;
 use crate::store::StoreError;
 
 use super::assurance::{Demand, Missing, missing};
+use super::issue::Issued;
 use super::recent::is_recent;
 use super::session::{Browser, current};
 use super::{Context, assurance, authorize, issue};
@@ -113,7 +114,7 @@ pub fn next_step(
         Missing::Enrolment => return ask(Step::Reauthenticate, too_weak()),
         Missing::Unmeetable => return Step::Refuse(assurance::unmet()),
     }
-    if !progress.consented && needs_consent(client, destination, remembered, asked) {
+    if needs_consent(client, destination, progress, remembered, asked) {
         return ask(Step::Consent(asked.clone()), OAuthError::consent_required("The person has not allowed this yet."));
     }
     Step::Issue
@@ -161,16 +162,21 @@ fn must_prove_again(prompt_login: bool, max_age: Option<u64>, signed_in: &Signed
 fn needs_consent(
     client: &Client,
     destination: &ClientDestination,
+    progress: &Progress,
     remembered: Option<&Consent>,
     asked: &Consent,
 ) -> bool {
+    // Also what was allowed in this flow may have been taken back since.
+    let known = client.metadata.skip_consent || remembered.is_some_and(|remembered| remembered.covers(asked));
+    if progress.consented {
+        return !known;
+    }
     if destination.request.prompt.consent {
         return true;
     }
     // RFC 8252 section 8.6: anything on the person's machine can pose as a public client whose redirect URI is not https,
     // so it gets nothing without a person seeing it, first-party or not.
     let assured = !client.metadata.is_public() || destination.request.target.redirect_uri.starts_with("https:");
-    let known = client.metadata.skip_consent || remembered.is_some_and(|remembered| remembered.covers(asked));
     !(assured && known)
 }
 
@@ -275,6 +281,8 @@ pub enum Arrival {
     Home,
     /// A page of the account.
     Account(String),
+    /// The flow again: what its last step was decided by changed meanwhile.
+    Again,
 }
 
 /// Ends a flow whose every step is done. `None` when it had ended already.
@@ -282,7 +290,8 @@ pub enum Arrival {
 /// # Errors
 /// When the machinery fails.
 pub async fn arrive(ctx: &Context, situation: &Situation, now: UnixTime) -> Result<Option<Arrival>, OAuthError> {
-    match (&situation.flow.destination, &situation.step, &situation.signed_in) {
+    let Situation { flow, client, step, signed_in, .. } = situation;
+    match (&flow.destination, step, signed_in) {
         (Destination::Home, Step::Issue, Some(_)) => {
             ctx.store.complete_flow(situation.id).await?;
             Ok(Some(Arrival::Home))
@@ -292,7 +301,12 @@ pub async fn arrive(ctx: &Context, situation: &Situation, now: UnixTime) -> Resu
             Ok(Some(Arrival::Account(page.clone())))
         }
         (Destination::Client(destination), Step::Issue, Some(signed_in)) => {
-            Ok(issue::code(ctx, destination, signed_in, Some(situation.id), now).await?.map(Arrival::Client))
+            let Some(client) = client else { return Ok(None) };
+            Ok(match issue::code(ctx, client, destination, signed_in, Some(situation.id), now).await? {
+                Issued::Answer(response) => Some(Arrival::Client(response)),
+                Issued::Gone => None,
+                Issued::Outdated => Some(Arrival::Again),
+            })
         }
         (Destination::Client(_), Step::Refuse(error), _) => refuse(ctx, situation, error).await,
         _ => Ok(None),

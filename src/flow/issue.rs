@@ -16,9 +16,9 @@ use crate::domain::user::User;
 use crate::protocol::error::OAuthError;
 use crate::protocol::redirect_uri::origin_of;
 use crate::protocol::response_mode::AuthorizationResponse;
-use crate::store::NewGrant;
+use crate::store::{Granting, NewGrant};
 
-use super::{Context, assurance, session};
+use super::{Context, assurance, consent, session};
 
 /// What a token request must prove to spend a code: the redirect URI, if the authorization request named it, and the
 /// PKCE challenge, if it had one; neither more nor less (RFC 6749 section 4.1.3, RFC 9700 section 4.8.2).
@@ -28,17 +28,27 @@ pub fn code_binding(redirect_uri: Option<&str>, code_challenge: Option<&str>) ->
     Digest::of(format!("{}\n{}", part(redirect_uri), part(code_challenge)).as_bytes())
 }
 
-/// Stores a grant with its code and answers the client. `None` when the flow that led here had been answered already.
+/// What an authorization came to.
+pub enum Issued {
+    Answer(AuthorizationResponse),
+    /// The flow that led here had been answered already, or the session has ended.
+    Gone,
+    /// What it was decided by changed meanwhile; it is to be judged again.
+    Outdated,
+}
+
+/// Stores a grant with its code and answers the client.
 ///
 /// # Errors
 /// When the machinery fails.
 pub async fn code(
     ctx: &Context,
+    client: &Client,
     destination: &ClientDestination,
     signed_in: &SignedIn,
     flow: Option<Digest>,
     now: UnixTime,
-) -> Result<Option<AuthorizationResponse>, OAuthError> {
+) -> Result<Issued, OAuthError> {
     let request = &destination.request;
     let secret = GrantSecret::mint()?;
     let challenge = request.code_challenge.as_ref().map(crate::protocol::pkce::CodeChallenge::as_str);
@@ -49,6 +59,7 @@ pub async fn code(
         code_binding: code_binding(named, challenge),
         code_expires_at: now.plus(ctx.config.authorization_code.lifetime),
         flow,
+        asked: (!client.metadata.skip_consent).then(|| consent::asked(request)),
         grant: Grant {
             id: GrantId::new(now),
             client_id: destination.client_id.clone(),
@@ -65,8 +76,10 @@ pub async fn code(
             created_at: now,
         },
     });
-    if !stored.await? {
-        return Ok(None);
+    match stored.await? {
+        Granting::Done => {}
+        Granting::Gone => return Ok(Issued::Gone),
+        Granting::Outdated => return Ok(Issued::Outdated),
     }
     let code = secret.reveal(CODE_PREFIX).expose_secret().to_owned();
     let mut parameters = vec![("code", code)];
@@ -75,7 +88,7 @@ pub async fn code(
     if let (Some(origin), Some(browser_state)) = (&origin, &browser_state) {
         parameters.push(("session_state", session_state(destination.client_id.as_str(), origin, browser_state)?));
     }
-    Ok(Some(AuthorizationResponse { browser_state, ..request.target.respond(ctx.issuer(), parameters) }))
+    Ok(Issued::Answer(AuthorizationResponse { browser_state, ..request.target.respond(ctx.issuer(), parameters) }))
 }
 
 /// Signs an ID token, OpenID Connect Core section 2. `nonce` goes into the one that answers the authorization request

@@ -192,15 +192,17 @@ pub(super) async fn show(ctx: &Context, visit: &Visit, notice: &Notice<'_>) -> H
             page(&body, &options)
         }
         _ => match arrive(ctx, &visit.situation, ctx.now()).await {
-            Ok(Some(arrival)) => send_off(&arrival, https),
+            Ok(Some(arrival)) => send_off(ctx, visit, &arrival),
             Ok(None) => flow_gone(https),
             Err(error) => error_page(&error, https),
         },
     }
 }
 
-fn send_off(arrival: &Arrival, https: bool) -> HttpResponse {
+fn send_off(ctx: &Context, visit: &Visit, arrival: &Arrival) -> HttpResponse {
+    let https = ctx.config.issuer.is_https();
     match arrival {
+        Arrival::Again => back_to(ctx, visit),
         Arrival::Home => see_other("/", https),
         Arrival::Account(page) => see_other(page, https),
         Arrival::Client(response) => respond(response, https),
@@ -368,7 +370,7 @@ pub async fn cancel(
 async fn cancelled(ctx: &Context, visit: &Visit, why: &'static str) -> HttpResponse {
     let https = ctx.config.issuer.is_https();
     match refuse(ctx, &visit.situation, &OAuthError::access_denied(why)).await {
-        Ok(Some(arrival)) => with_browser_cookie(send_off(&arrival, https), &visit.browser, https),
+        Ok(Some(arrival)) => with_browser_cookie(send_off(ctx, visit, &arrival), &visit.browser, https),
         Ok(None) => flow_gone(https),
         Err(error) => error_page(&error, https),
     }

@@ -18,7 +18,7 @@ use crate::protocol::scope::Scope;
 use super::activity::{NewActivity, note};
 use super::conn::{Conn, on_backend};
 use super::consents::consent;
-use super::endings::{end_everything_of, end_others};
+use super::endings::{end_everything_of, end_others, hold_below, hold_person};
 use super::grants::session_lives;
 use super::links::{end_every_link, spend};
 use super::outbox::{NewOutboxItem, enqueue};
@@ -201,9 +201,11 @@ impl Store {
         self.write_and_wake(move |conn| {
             let failed = || StoreError::operation("setting a password of one's own");
             let (user, session) = (&new.user, &new.session);
-            // The account before its sessions, as everywhere, so that no two wait for each other.
             if hold_alone(conn, user, None)?.is_none() {
                 return Ok(false);
+            }
+            if new.end_others {
+                hold_below(conn, user, None)?;
             }
             // Who copied the cookie before holds nothing from now on.
             let own = sessions::table
@@ -253,6 +255,7 @@ impl Store {
             let failed = || StoreError::operation("deleting an account");
             // One after another: of two administrators who leave at once, one is the last.
             touch(conn)?;
+            hold_person(conn, &user)?;
             if is_last_administrator(conn, &user)? {
                 return Ok(Deletion::LastAdministrator);
             }
@@ -261,6 +264,8 @@ impl Store {
             {
                 return Ok(Deletion::Gone);
             }
+            // What has ended already goes too.
+            hold_below(conn, &user, None)?;
             end_everything_of(conn, &user, &Reason::UserDeleted.by(actor), now)?;
             let delete = diesel::delete(users::table.find(user.as_str()));
             if on_backend!(conn, |c| delete.execute(c)).map_err(failed())? == 0 {

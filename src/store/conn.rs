@@ -63,6 +63,15 @@ macro_rules! first_shared {
 }
 pub(super) use {first_locked, first_shared};
 
+/// The condition to be among what a list selects, as far as nobody holds it just now: for who can come again, and so makes
+/// nobody wait for a list of rows. As an array it is selected once, whatever the plan.
+pub(super) fn among_the_free(conn: &Conn, list: &str) -> String {
+    match conn {
+        Conn::Sqlite(_) => format!("IN ({list})"),
+        Conn::Pg(_) => format!("= ANY(ARRAY({list} FOR UPDATE SKIP LOCKED))"),
+    }
+}
+
 /// Lets one transaction at a time do what has this name, where there is no row to hold.
 pub(super) fn one_at_a_time(conn: &mut Conn, name: &str) -> QueryResult<()> {
     let Conn::Pg(conn) = conn else { return Ok(()) };

@@ -13,10 +13,11 @@ use crate::protocol::scope::Scope;
 
 use super::activity::{NewActivity, note};
 use super::conn::{Conn, on_backend};
-use super::endings::end_grants_between;
+use super::endings::{end_grants_between, hold_person};
 use super::flows::write_progress;
 use super::revocations::{Actor, Reason};
 use super::schema::consents;
+use super::users::hold;
 use super::{Store, StoreError};
 
 /// What a person allowed, to be remembered with the step of the flow that it completes.
@@ -30,7 +31,7 @@ pub struct Decision {
     pub progress: Progress,
 }
 
-fn find(conn: &mut Conn, user: &UserId, client: &ClientId) -> Result<Option<Consent>, StoreError> {
+pub(super) fn find_consent(conn: &mut Conn, user: &UserId, client: &ClientId) -> Result<Option<Consent>, StoreError> {
     let query = consents::table.find((user.as_str(), client.as_str())).select((
         consents::scope,
         consents::resources,
@@ -55,16 +56,20 @@ impl Store {
     /// # Errors
     /// When the database cannot be read.
     pub async fn find_consent(&self, user: UserId, client: ClientId) -> Result<Option<Consent>, StoreError> {
-        self.read(move |conn| find(conn, &user, &client)).await
+        self.read(move |conn| find_consent(conn, &user, &client)).await
     }
 
-    /// Remembers a decision, added to what was allowed before, with the step of the flow that it completes.
+    /// Remembers a decision, added to what was allowed before, with the step of the flow that it completes; none of somebody
+    /// whose account was shut meanwhile.
     ///
     /// # Errors
     /// When the database cannot be written.
     pub async fn record_consent(&self, decision: Decision, now: UnixTime) -> Result<(), StoreError> {
         self.write(move |conn| {
             let Decision { user, client, client_name, allowed, origin, flow, progress } = decision;
+            if !hold(conn, &user)? {
+                return Ok(());
+            }
             // Made or touched first, so that of two that add to it one waits for the other.
             let empty = Consent::default();
             let row = (
@@ -82,7 +87,7 @@ impl Store {
                 .do_update()
                 .set(consents::updated_at.eq(excluded(consents::updated_at)));
             on_backend!(conn, |c| hold.execute(c)).map_err(StoreError::operation("remembering a consent"))?;
-            let before = find(conn, &user, &client)?.unwrap_or_default();
+            let before = find_consent(conn, &user, &client)?.unwrap_or_default();
             let consent = before.with(&allowed);
             let json = |list: &std::collections::BTreeSet<String>| {
                 serde_json::to_string(list).map_err(|error| StoreError::corrupt("consent", error))
@@ -113,6 +118,7 @@ impl Store {
         now: UnixTime,
     ) -> Result<bool, StoreError> {
         self.write(move |conn| {
+            hold_person(conn, &user)?;
             let delete = diesel::delete(consents::table.find((user.as_str(), client.as_str())));
             let forgotten =
                 on_backend!(conn, |c| delete.execute(c)).map_err(StoreError::operation("forgetting a consent"))?;

@@ -1,5 +1,6 @@
 //! Ending things: one write for each kind of thing below what ended, one that enters it in the log, one that queues the logout
 //! tokens; never a loop over rows. All in one transaction, and as many statements for ten thousand as for one: a test counts.
+//! Rows are taken in the order that the module above them says: grants before sessions, each kind by identifier.
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::domain::ids::{ClientId, GrantId, SessionId, UserId};
 use crate::protocol::acr::AMR_MFA;
 
 use super::activity::{NewActivity, note};
-use super::conn::{Conn, forget, on_backend, rehearse};
+use super::conn::{Conn, among_the_free, forget, on_backend, rehearse};
 use super::revocations::{
     Actor, Appended, Cause, GRANT, LONGEST_ACCESS_TOKEN, Reason, SESSION, TOKEN, TURN, Target, append,
 };
@@ -89,9 +90,38 @@ fn numbered(conn: &Conn, text: &str) -> String {
     }
 }
 
-/// Marks what fits the bounds; how many rows those were.
-fn mark(conn: &mut Conn, text: &str, bounds: &Bounds<'_>) -> Result<usize, StoreError> {
-    let query = sql_query(numbered(conn, text))
+/// A table of what ends: the kind that its entries in the log have, and the columns that name a row and say when it ended.
+struct Table {
+    kind: &'static str,
+    name: &'static str,
+    id: &'static str,
+    ended: &'static str,
+}
+
+const GRANTS: Table = Table { kind: GRANT, name: "grants", id: "grant_id", ended: "revoked_at" };
+const SESSIONS: Table = Table { kind: SESSION, name: "sessions", id: "session_id", ended: "ended_at" };
+
+impl Table {
+    /// Selects the entries of what was just marked under a condition.
+    fn entries(&self, which: &str) -> String {
+        let Self { kind, name, id, ended } = self;
+        format!("SELECT '{kind}' AS kind, {id} AS target, $1 AS not_before FROM {name} WHERE {which} AND {ended} = $1")
+    }
+}
+
+/// Marks what a condition finds and what has not ended; how many rows those were. Of two endings that meet in some of them
+/// both take them in the same order.
+fn mark(conn: &mut Conn, table: &Table, which: &str, bounds: &Bounds<'_>) -> Result<usize, StoreError> {
+    let Table { name, id, ended, .. } = table;
+    let which = format!("{which} AND {ended} IS NULL");
+    let which = match conn {
+        Conn::Sqlite(_) => which,
+        Conn::Pg(_) => {
+            format!("{id} IN (SELECT {id} FROM {name} WHERE {which} ORDER BY {id} FOR NO KEY UPDATE)")
+        }
+    };
+    let text = format!("UPDATE {name} SET {ended} = $1 WHERE {which}");
+    let query = sql_query(numbered(conn, &text))
         .bind::<BigInt, _>(bounds.now)
         .bind::<Text, _>(bounds.key)
         .bind::<Text, _>(bounds.other)
@@ -171,35 +201,51 @@ fn columns(target: Target<'_>) -> (Option<&'static str>, Option<&'static str>) {
     }
 }
 
-/// Ends what a rule says, writes it into the log and queues the logout tokens. Runs in [`Store::write_and_wake`].
+/// Takes rows for this transaction alone, in the order of a column. They are only counted, for there may be very many.
+fn hold_in_order(conn: &mut Conn, (table, column): (&str, &str), which: &str, keys: &[&str]) -> Result<(), StoreError> {
+    let Conn::Pg(conn) = conn else { return Ok(()) };
+    let text =
+        format!("SELECT count(*) FROM (SELECT FROM {table} WHERE {which} ORDER BY {column} FOR NO KEY UPDATE) AS held");
+    let held = keys.iter().fold(sql_query(text).into_boxed(), |held, key| held.bind::<Text, _>(*key));
+    held.execute(conn).map(drop).map_err(StoreError::operation("holding what ends"))
+}
+
+/// Takes all grants and sessions of a person whose account is held already, and perhaps a session of somebody else: before
+/// a transaction changes one of them and ends others.
+pub(super) fn hold_below(conn: &mut Conn, user: &UserId, also: Option<&SessionId>) -> Result<(), StoreError> {
+    let (user, also) = (user.as_str(), also.map_or("", SessionId::as_str));
+    hold_in_order(conn, ("grants", "grant_id"), "user_id = $1", &[user])?;
+    hold_in_order(conn, ("sessions", "session_id"), "user_id = $1 OR session_id = $2", &[user, also])
+}
+
+/// Takes all that a client was allowed and given.
+pub(super) fn hold_given_to(conn: &mut Conn, client: &ClientId) -> Result<(), StoreError> {
+    let client = [client.as_str()];
+    hold_in_order(conn, ("consents", "user_id"), "client_id = $1", &client)?;
+    hold_in_order(conn, ("grants", "grant_id"), "client_id = $1", &client)
+}
+
+/// Ends what a rule says, writes it into the log and queues the logout tokens. Runs in [`Store::write_and_wake`]; of a person,
+/// after [`hold_person`].
 pub(super) fn end(conn: &mut Conn, rule: &Rule<'_>, now: UnixTime) -> Result<Ended, StoreError> {
     let (session_column, grant_column) = columns(rule.target);
     let grant_column = grant_column.filter(|_| !rule.sessions_only);
     let bounds = rule.bounds(now);
     let mut ended = Ended::default();
-    if let Target::User(id) = rule.target {
-        await_person(conn, id)?;
+    if let Some(column) = grant_column {
+        let which = format!("{column} = $2 AND session_id <> $3 AND created_at < $4");
+        ended.grants = mark(conn, &GRANTS, &which, &bounds)?;
     }
     if let Some(column) = session_column {
-        let text = format!(
-            "UPDATE sessions SET ended_at = $1 WHERE {column} = $2 AND session_id <> $3 AND created_at < $4 \
-             AND ended_at IS NULL AND expires_at > $1"
-        );
-        ended.sessions = mark(conn, &text, &bounds)?;
-    }
-    if let Some(column) = grant_column {
-        let text = format!(
-            "UPDATE grants SET revoked_at = $1 WHERE {column} = $2 AND session_id <> $3 AND created_at < $4 \
-             AND revoked_at IS NULL"
-        );
-        ended.grants = mark(conn, &text, &bounds)?;
+        let which = format!("{column} = $2 AND session_id <> $3 AND created_at < $4 AND expires_at > $1");
+        ended.sessions = mark(conn, &SESSIONS, &which, &bounds)?;
     }
     conclude(conn, rule, ended, now)
 }
 
 /// Whoever is signing in or being given a grant just now (see `hold`) is waited for, and ends with the rest. SQLite has
-/// one writer anyway.
-fn await_person(conn: &mut Conn, user: &UserId) -> Result<(), StoreError> {
+/// one writer anyway. The first statement of whatever ends what a person has.
+pub(super) fn hold_person(conn: &mut Conn, user: &UserId) -> Result<(), StoreError> {
     let Conn::Pg(conn) = conn else { return Ok(()) };
     let person = users::table.find(user.as_str()).select(users::user_id).for_no_key_update();
     person.execute(conn).map(drop).map_err(StoreError::operation("holding an account"))
@@ -217,16 +263,10 @@ fn conclude(conn: &mut Conn, rule: &Rule<'_>, mut ended: Ended, now: UnixTime) -
     // the past ended with what it gave after it.
     let by_rows = rule.keep.is_some() || rule.issued_before.is_some();
     let mut entries = Vec::new();
-    let marked = [
-        (session_column, ended.sessions, SESSION, "session_id", "sessions", "ended_at"),
-        (grant_column, ended.grants, GRANT, "grant_id", "grants", "revoked_at"),
-    ];
-    for (column, rows, kind, id, table, mark) in marked {
+    let marked = [(session_column, ended.sessions, &SESSIONS), (grant_column, ended.grants, &GRANTS)];
+    for (column, rows, table) in marked {
         if let Some(column) = column.filter(|_| by_rows && rows > 0) {
-            entries.push(format!(
-                "SELECT '{kind}' AS kind, {id} AS target, $1 AS not_before FROM {table} \
-                 WHERE {mark} = $1 AND {column} = $2 AND session_id <> $3 AND created_at < $4"
-            ));
+            entries.push(table.entries(&format!("{column} = $2 AND session_id <> $3 AND created_at < $4")));
         }
     }
     let not_before = rule.issued_before.unwrap_or(now);
@@ -250,10 +290,13 @@ fn conclude(conn: &mut Conn, rule: &Rule<'_>, mut ended: Ended, now: UnixTime) -
 /// needs no entry: what hangs on them is judged by their end.
 pub(super) fn end_run_out(conn: &mut Conn, most: i64, now: UnixTime) -> Result<usize, StoreError> {
     // Judged again outside: one that its person renewed meanwhile goes on.
+    let first = format!(
+        "SELECT session_id FROM sessions WHERE ended_at IS NULL AND expires_at <= $1 ORDER BY expires_at LIMIT {most}"
+    );
     let text = format!(
-        "UPDATE sessions SET ended_at = $1 WHERE ended_at IS NULL AND expires_at <= $1 AND session_id IN \
-         (SELECT session_id FROM sessions WHERE ended_at IS NULL AND expires_at <= $1 ORDER BY expires_at LIMIT {most}) \
-         RETURNING expires_at"
+        "UPDATE sessions SET ended_at = $1 WHERE ended_at IS NULL AND expires_at <= $1 AND session_id {} \
+         RETURNING expires_at",
+        among_the_free(conn, &first)
     );
     let mark = sql_query(numbered(conn, &text)).bind::<BigInt, _>(now.millis());
     let ends: Vec<RunOut> =
@@ -282,13 +325,9 @@ pub(super) fn end_grants_between(
 ) -> Result<usize, StoreError> {
     let bounds = Bounds { now: now.millis(), key: user.as_str(), other: client.as_str(), before: i64::MAX };
     let which = "user_id = $2 AND client_id = $3 AND created_at < $4";
-    let text = format!("UPDATE grants SET revoked_at = $1 WHERE {which} AND revoked_at IS NULL");
-    let rows = mark(conn, &text, &bounds)?;
+    let rows = mark(conn, &GRANTS, which, &bounds)?;
     if rows > 0 {
-        let entry = format!(
-            "SELECT '{GRANT}' AS kind, grant_id AS target, $1 AS not_before FROM grants WHERE revoked_at = $1 AND {which}"
-        );
-        enter(conn, &[entry], cause, &bounds)?;
+        enter(conn, &[GRANTS.entries(which)], cause, &bounds)?;
     }
     Ok(rows)
 }
@@ -300,6 +339,7 @@ pub(super) fn end_everything_of(
     cause: &Cause,
     now: UnixTime,
 ) -> Result<Ended, StoreError> {
+    hold_person(conn, user)?;
     distrust_all(conn, user)?;
     let target = Target::User(user);
     end(conn, &Rule { target, issued_before: None, keep: None, sessions_only: false, cause }, now)
@@ -313,6 +353,7 @@ pub(super) fn end_others(
     cause: &Cause,
     now: UnixTime,
 ) -> Result<Ended, StoreError> {
+    hold_person(conn, user)?;
     distrust_all(conn, user)?;
     let target = Target::User(user);
     end(conn, &Rule { target, issued_before: None, keep: Some(keep), sessions_only: false, cause }, now)
@@ -324,21 +365,16 @@ pub(super) fn end_others(
 pub(super) fn end_weaker(conn: &mut Conn, user: &UserId, keep: &SessionId, now: UnixTime) -> Result<(), StoreError> {
     let bounds = Bounds { now: now.millis(), key: user.as_str(), other: keep.as_str(), before: i64::MAX };
     let weak = format!("user_id = $2 AND created_at < $4 AND ' ' || amr || ' ' NOT LIKE '% {AMR_MFA} %'");
-    let kinds = [
-        (SESSION, "session_id", "sessions", "ended_at", "session_id <> $3 AND expires_at > $1"),
-        (GRANT, "grant_id", "grants", "revoked_at", "$3 = $3"),
-    ];
-    let (mut entries, mut sessions) = (Vec::new(), 0);
-    for (kind, id, table, mark_of, which) in kinds {
-        let text = format!("UPDATE {table} SET {mark_of} = $1 WHERE {weak} AND {which} AND {mark_of} IS NULL");
-        let rows = mark(conn, &text, &bounds)?;
-        if rows > 0 {
-            entries.push(format!(
-                "SELECT '{kind}' AS kind, {id} AS target, $1 AS not_before FROM {table} \
-                 WHERE {weak} AND {which} AND {mark_of} = $1"
-            ));
-        }
-        sessions += if kind == SESSION { rows } else { 0 };
+    let weak_grants = format!("{weak} AND $3 = $3");
+    let weak_sessions = format!("{weak} AND session_id <> $3 AND expires_at > $1");
+    let grants = mark(conn, &GRANTS, &weak_grants, &bounds)?;
+    let sessions = mark(conn, &SESSIONS, &weak_sessions, &bounds)?;
+    let mut entries = Vec::new();
+    if sessions > 0 {
+        entries.push(SESSIONS.entries(&weak_sessions));
+    }
+    if grants > 0 {
+        entries.push(GRANTS.entries(&weak_grants));
     }
     if entries.is_empty() {
         return Ok(());
@@ -470,7 +506,10 @@ fn end_by_operator(
     };
     let target = match ending {
         Ending::All => Target::Issuer,
-        Ending::User(id) => Target::User(id),
+        Ending::User(id) => {
+            hold_person(conn, id)?;
+            Target::User(id)
+        }
         Ending::Client(id) => Target::Client(id),
         Ending::Session(id) => {
             let began_before = issued_before.map_or(i64::MAX, UnixTime::millis);

@@ -10,12 +10,13 @@ use diesel::sql_types::{Bool, Text};
 
 use crate::clock::UnixTime;
 use crate::crypto::opaque::{DerivedKey, Digest, GrantSecret};
-use crate::domain::grant::Grant;
+use crate::domain::grant::{Consent, Grant};
 use crate::domain::ids::{ClientId, GrantId, SessionId, UserId};
 use crate::domain::session::Authentication;
 use crate::protocol::scope::Scope;
 
 use super::conn::{Conn, atomically, fixed, on_backend};
+use super::consents::find_consent;
 use super::flows::complete;
 use super::revocations::{
     Actor, CLIENT, Cause, ISSUER, LONGEST_ACCESS_TOKEN, Reason, Target, USER as OF_USER, append, spared,
@@ -34,6 +35,19 @@ pub struct NewGrant {
     pub code_expires_at: UnixTime,
     /// The flow that ends with it; `None` where no page was shown.
     pub flow: Option<Digest>,
+    /// What the person must have allowed the client; `None` where the client needs no consent.
+    pub asked: Option<Consent>,
+}
+
+/// What storing a grant came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Granting {
+    Done,
+    /// The flow had ended already, or the session has. Nothing was stored.
+    Gone,
+    /// The session was proven anew meanwhile, by a second factor say, or the consent was taken back. Nothing was stored, and the
+    /// flow is as it was: judged again, it goes on.
+    Outdated,
 }
 
 /// The first link of a grant's chain.
@@ -232,36 +246,42 @@ fn is(stored: Option<&[u8]>, presented: &Digest) -> bool {
 }
 
 impl Store {
-    /// Stores a grant with its code, and ends the flow that led to it. False when the flow had ended already, or
-    /// the session has: then nothing is stored, and no code is given.
+    /// Stores a grant with its code, and ends the flow that led to it; only when it is done may the code be given.
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub async fn create_grant(&self, new: NewGrant) -> Result<bool, StoreError> {
+    pub async fn create_grant(&self, new: NewGrant) -> Result<Granting, StoreError> {
         self.write(move |conn| {
-            if let Some(flow) = &new.flow
-                && !complete(conn, flow)?
-            {
-                return Ok(false);
-            }
             let grant = &new.grant;
             // What was read before this transaction may have ended meanwhile, or risen by a first second factor, with which
             // what was given for less has ended; and what ends the person's sessions from now on must see this grant.
             if !hold(conn, &grant.user_id)? {
-                return Ok(false);
+                return Ok(Granting::Gone);
             }
             let living = sessions::table
                 .filter(sessions::session_id.eq(grant.session_id.as_str()))
                 .filter(sessions::ended_at.is_null())
-                .filter(sessions::amr.eq(&grant.authentication.amr))
+                .filter(sessions::user_id.eq(grant.user_id.as_str()))
                 .filter(sessions::expires_at.gt(grant.created_at.millis()))
                 .filter(spared!(OF_USER, sessions::user_id, sessions::created_at))
                 .filter(spared!(ISSUER, "", sessions::created_at))
-                .select(sessions::user_id);
+                .select(sessions::amr);
             let living: Option<String> = on_backend!(conn, |c| fixed(SessionLives, living).get_result(c).optional())
                 .map_err(StoreError::operation("judging a session"))?;
-            if living.as_deref() != Some(grant.user_id.as_str()) {
-                return Ok(false);
+            let Some(amr) = living else { return Ok(Granting::Gone) };
+            if amr != grant.authentication.amr {
+                return Ok(Granting::Outdated);
+            }
+            // Who takes a consent back holds the person: what this grant relies on stays until it is there to be ended.
+            if let Some(asked) = &new.asked
+                && !find_consent(conn, &grant.user_id, &grant.client_id)?.is_some_and(|allowed| allowed.covers(asked))
+            {
+                return Ok(Granting::Outdated);
+            }
+            if let Some(flow) = &new.flow
+                && !complete(conn, flow)?
+            {
+                return Ok(Granting::Gone);
             }
             let details = serde_json::to_string(&grant.details).map_err(|error| StoreError::corrupt("grant", error))?;
             let row = (
@@ -284,7 +304,7 @@ impl Store {
             );
             on_backend!(conn, |c| fixed(StoreGrant, diesel::insert_into(grants::table).values(row)).execute(c))
                 .map_err(StoreError::operation("storing a grant"))?;
-            Ok(true)
+            Ok(Granting::Done)
         })
         .await
     }

@@ -179,7 +179,6 @@ impl Store {
     pub async fn reset_password(&self, reset: PasswordReset, now: UnixTime) -> Result<bool, StoreError> {
         self.write_and_wake(move |conn| {
             let user = &reset.user_id;
-            // The account before its links, as everywhere, so that no two wait for each other.
             hold_alone(conn, user, None)?;
             if !spend(conn, &reset.link, LinkKind::ResetPassword, Some(user), now)? {
                 return Ok(false);

@@ -1,5 +1,20 @@
 //! The database. One method per operation of the product, each one transaction; nobody outside names diesel or a table.
 //! SQLite has one writing thread with group commit and readers beside it; PostgreSQL a pool of threads that own connections.
+//!
+//! Of two transactions that wait for rows of each other PostgreSQL ends one. So each takes what it takes in this order, and
+//! many rows of one kind by their identifiers (`tests/lock_order.rs`):
+//!
+//! 1. the change counter (`changed`, `touch`)
+//! 2. the account (`hold`, `hold_alone`, `hold_person`), one alone
+//! 3. counts of guesses (`throttles::hold`)
+//! 4. what hangs on the account or came by mail: links, factors, trusted browsers, consents
+//! 5. the flow
+//! 6. grants, then sessions (`hold_below`, where one is changed before others are ended)
+//! 7. the client, when it is deleted (`hold_given_to`)
+//! 8. the turn to write into the log of revocations (`append`, `enter`): nothing is waited for after it
+//! 9. what is only added: the outbox, activity
+//!
+//! Whoever works through a list and comes again passes over what is held (`among_the_free`).
 
 mod access_tokens;
 mod account;
@@ -55,7 +70,7 @@ pub use backup::{Restored, backup, restore};
 pub use consents::Decision;
 pub use copy::{CopiedTable, copy};
 pub use endings::{Ended, Ending};
-pub use grants::{Exchange, FirstRefreshToken, NewGrant, Rotation, RotationRequest};
+pub use grants::{Exchange, FirstRefreshToken, Granting, NewGrant, Rotation, RotationRequest};
 pub use links::{EmailConfirmation, Link, NewLink, PasswordReset, Registration, Request};
 pub use logouts::{Deliveries, DeliveryState, LogoutDelivery, Untold};
 pub use outbox::{Lease, NewOutboxItem, OutboxItem, OutboxKind};

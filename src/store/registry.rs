@@ -14,6 +14,7 @@ use crate::protocol::jose::SigningAlgorithm;
 use crate::protocol::scope::Scope;
 
 use super::conn::{Conn, on_backend};
+use super::endings::hold_given_to;
 use super::postgres::tell;
 use super::revocations::{Actor, Cause, Reason, Target, append};
 use super::schema::{clients, counters, resources, signing_keys};
@@ -213,6 +214,7 @@ impl Store {
         now: UnixTime,
     ) -> Result<bool, StoreError> {
         self.write(move |conn| {
+            changed(conn)?;
             let update = diesel::update(clients::table.find(id.as_str())).set((
                 clients::previous_secret_digest.eq(clients::secret_digest),
                 clients::previous_secret_until.eq(previous_until.millis()),
@@ -224,7 +226,6 @@ impl Store {
                 let cause = Reason::SecretRotated.by(Actor::Operator);
                 append(conn, Target::Secret(&id), &cause, previous_until.max(now), now)?;
             }
-            changed(conn)?;
             Ok(rows == 1)
         })
         .await
@@ -236,11 +237,12 @@ impl Store {
     /// When the database cannot be written.
     pub async fn delete_client(&self, id: ClientId, now: UnixTime) -> Result<bool, StoreError> {
         self.write(move |conn| {
+            changed(conn)?;
+            hold_given_to(conn, &id)?;
             let delete = diesel::delete(clients::table.find(id.as_str()));
             let rows = on_backend!(conn, |c| delete.execute(c)).map_err(StoreError::operation("deleting a client"))?;
             if rows == 1 {
                 append(conn, Target::Client(&id), &Reason::ClientDeleted.by(Actor::Operator), now, now)?;
-                changed(conn)?;
             }
             Ok(rows == 1)
         })

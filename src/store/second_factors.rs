@@ -13,7 +13,7 @@ use crate::domain::throttle::Bucket;
 
 use super::activity::{NewActivity, note};
 use super::conn::{Conn, first_locked, on_backend};
-use super::endings::{end_everything_of, end_others, end_weaker};
+use super::endings::{end_everything_of, end_others, end_weaker, hold_below};
 use super::outbox::{NewOutboxItem, enqueue};
 use super::revocations::{Actor, Reason};
 use super::schema::{recovery_codes, sessions, totp_devices, totp_enrolments, users};
@@ -254,6 +254,9 @@ impl Store {
                 Some(true) if rise.is_some() => return Ok(Added::Gone),
                 Some(has_second_factor) => !has_second_factor,
             };
+            if is_first || change.ends_others {
+                hold_below(conn, &change.user, None)?;
+            }
             let own = sessions::table.find(change.session.as_str()).filter(sessions::ended_at.is_not_null());
             let ended: Option<String> = first_locked!(conn, own.select(sessions::session_id))
                 .map_err(StoreError::operation("adding a second factor"))?;

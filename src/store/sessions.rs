@@ -15,7 +15,7 @@ use crate::domain::user::User;
 
 use super::activity::{NewActivity, note};
 use super::conn::{Conn, first_locked, fixed, on_backend};
-use super::endings::{end_one_session, end_weaker};
+use super::endings::{end_one_session, end_weaker, hold_below};
 use super::flows::write_progress;
 use super::links::end_links;
 use super::outbox::{NewOutboxItem, enqueue};
@@ -245,7 +245,6 @@ impl Store {
         self.write_and_wake(move |conn| {
             let failed = || StoreError::operation("storing a sign-in");
             let session = &new.session;
-            // The account before the counts, as everywhere, so that no two wait for each other.
             let judged = hold_alone(conn, &session.user_id, new.verified_hash.as_ref())?;
             if let Some(until) = hold(conn, &new.buckets, now)? {
                 return Ok(SignIn::Blocked(until));
@@ -253,6 +252,10 @@ impl Store {
             let Some(has_second_factor) = judged else {
                 return Ok(SignIn::Gone);
             };
+            let enrols = matches!(new.second_factor, SecondFactor::Enrol(_));
+            if enrols {
+                hold_below(conn, &session.user_id, new.replaces.as_ref())?;
+            }
             if new.continues {
                 let own = sessions::table.find(session.id.as_str()).filter(sessions::ended_at.is_null());
                 let open: Option<String> = first_locked!(conn, own.select(sessions::session_id)).map_err(failed())?;
@@ -307,9 +310,6 @@ impl Store {
                 );
                 on_backend!(conn, |c| diesel::insert_into(sessions::table).values(row).execute(c)).map_err(failed())?;
             }
-            if let Some(replaced) = &new.replaces {
-                end_one_session(conn, replaced, &Reason::SessionReplaced.by(Actor::Owner), now)?;
-            }
             if let Some(rehashed) = &new.rehashed {
                 rehash(conn, &session.user_id, rehashed)?;
             }
@@ -323,7 +323,10 @@ impl Store {
             // Who knows the password needs no link that resets it.
             end_links(conn, &session.user_id, LinkKind::ResetPassword)?;
             write_progress(conn, &new.flow, &new.progress)?;
-            if matches!(new.second_factor, SecondFactor::Enrol(_)) {
+            if let Some(replaced) = &new.replaces {
+                end_one_session(conn, replaced, &Reason::SessionReplaced.by(Actor::Owner), now)?;
+            }
+            if enrols {
                 end_weaker(conn, &session.user_id, &session.id, now)?;
             }
             Ok(done)

@@ -11,7 +11,7 @@ use crate::domain::ids::{ClientId, SessionId, UserId};
 
 use super::activity::{NewActivity, note};
 use super::conn::{Conn, on_backend};
-use super::endings::{Ended, EndedSession, Rule, conclude_session, end, end_session_where};
+use super::endings::{Ended, EndedSession, Rule, conclude_session, end, end_session_where, hold_person};
 use super::outbox::OutboxKind;
 use super::revocations::{Actor, Reason, Target};
 use super::schema::{outbox, session_clients, sessions, sign_outs};
@@ -137,6 +137,7 @@ impl Store {
         now: UnixTime,
     ) -> Result<Ended, StoreError> {
         self.write_and_wake(move |conn| {
+            hold_person(conn, &user)?;
             distrust_all(conn, &user)?;
             let cause = Reason::SessionEndedByOwner.by(Actor::Owner);
             let target = Target::User(&user);

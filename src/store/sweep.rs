@@ -9,10 +9,10 @@ use crate::clock::UnixTime;
 use crate::crypto::opaque::Digest;
 
 use super::activity::KEPT_FOR;
-use super::conn::{Conn, on_backend};
+use super::conn::{Conn, among_the_free, on_backend};
 use super::endings::end_run_out;
 use super::grants::GRACE;
-use super::registry::changed;
+use super::registry::{changed, touch};
 use super::schema::assertion_ids;
 use super::{Store, StoreError};
 
@@ -24,11 +24,9 @@ const BATCH: i64 = 200;
 /// Diesel cannot delete by a sub-select of the same table; the text is made of our own words and one number.
 fn sweep_table(conn: &mut Conn, table: &str, key: &str, end: &str, before: UnixTime) -> Result<usize, StoreError> {
     let before = before.millis();
+    let list = format!("SELECT {key} FROM {table} WHERE {end} < {before} LIMIT {BATCH}");
     // The end is looked at twice: a row that somebody gave another end meanwhile is judged anew, the list is not.
-    let text = format!(
-        "DELETE FROM {table} WHERE {end} < {before} \
-         AND {key} IN (SELECT {key} FROM {table} WHERE {end} < {before} LIMIT {BATCH})"
-    );
+    let text = format!("DELETE FROM {table} WHERE {end} < {before} AND {key} {}", among_the_free(conn, &list));
     on_backend!(conn, |c| sql_query(text).execute(c)).map_err(StoreError::operation("sweeping"))
 }
 
@@ -64,6 +62,7 @@ impl Store {
         swept +=
             self.write(move |conn| sweep_table(conn, "activity", "activity_id", "at", now.minus(KEPT_FOR))).await?;
         let keys = self.write(move |conn| {
+            touch(conn)?;
             let rows = sweep_table(conn, "signing_keys", "key_id", "expires_at", now.minus(KEYS_KEPT))?;
             if rows > 0 {
                 changed(conn)?;

@@ -1,5 +1,6 @@
 //! People and their passwords.
 
+use diesel::dsl::exists;
 use diesel::prelude::*;
 use serde_json::{Map, Value};
 
@@ -103,9 +104,21 @@ fn note_operators(conn: &mut Conn, user: &UserId, event: Event, now: UnixTime) -
     note(conn, &NewActivity { user, event, origin: &Origin::default(), detail: "" }, now)
 }
 
+/// Whether somebody has this name, or is identified by it: who knows another's `sub` from a token could else take it for a
+/// name, and an operator who ends what one of the two has would find both.
+fn is_taken(conn: &mut Conn, name: &str) -> Result<bool, StoreError> {
+    let name = normal_name(name);
+    let same = users::table.filter(users::normal_name.eq(&name).or(users::user_id.eq(&name)));
+    on_backend!(conn, |c| diesel::select(exists(same)).get_result(c))
+        .map_err(StoreError::operation("finding a user by name"))
+}
+
 /// Stores a person; false when the name is taken.
 pub(super) fn insert_user(conn: &mut Conn, new: &NewUser, origin: &Origin) -> Result<bool, StoreError> {
     let user = &new.user;
+    if is_taken(conn, &user.username)? {
+        return Ok(false);
+    }
     let row = (
         users::user_id.eq(user.id.as_str()),
         users::normal_name.eq(normal_name(&user.username)),
@@ -178,10 +191,9 @@ impl Store {
         self.write(move |conn| {
             let mut taken = Vec::new();
             for NewUser { user, .. } in &new {
-                let same = users::table.filter(users::normal_name.eq(normal_name(&user.username)));
-                let found: Option<String> = on_backend!(conn, |c| same.select(users::user_id).first(c).optional())
-                    .map_err(StoreError::operation("finding a user by name"))?;
-                taken.extend(found.map(|_| user.username.clone()));
+                if is_taken(conn, &user.username)? {
+                    taken.push(user.username.clone());
+                }
             }
             if taken.is_empty() {
                 for user in &new {

@@ -16,11 +16,71 @@ use countersign::domain::user::User;
 use countersign::protocol::metadata::ClientMetadata;
 use countersign::protocol::scope::Scope;
 use countersign::store::{
-    Exchange, FirstRefreshToken, NewGrant, NewSession, NewUser, PersonsToken, SecondFactor, SignIn, Store,
+    Exchange, FirstRefreshToken, Granting, NewGrant, NewSession, NewUser, PersonsToken, SecondFactor, SignIn, Store,
 };
 use serde_json::json;
 
 pub const DAY: Duration = Duration::from_hours(24);
+
+/// A sign-in by password alone, in a browser that nobody was signed in in.
+pub fn new_session(user: &UserId, at: UnixTime) -> NewSession {
+    let account = Bucket::account(user.as_str(), None);
+    NewSession {
+        session: Session {
+            id: SessionId::random(),
+            user_id: user.clone(),
+            authentication: Authentication { at, acr: "a".into(), amr: "pwd".into() },
+            proven_at: at,
+            last_seen_at: at,
+            expires_at: at.plus(DAY),
+            is_kept: false,
+            auth_address: String::new(),
+        },
+        cookie: SessionSecret::mint().unwrap().digest(),
+        origin: Origin::default(),
+        continues: false,
+        replaces: None,
+        verified_hash: Some(Digest::of("x".as_bytes())),
+        second_factor: SecondFactor::None,
+        trust: None,
+        notices: Vec::new(),
+        rehashed: None,
+        account: account.clone(),
+        buckets: vec![account],
+        flow: FlowId::mint().unwrap().digest(),
+        progress: Progress::default(),
+    }
+}
+
+/// What [`new_session`] gives a client, to be had for this code.
+pub fn new_grant(
+    code: &GrantSecret,
+    user: &UserId,
+    client: &ClientId,
+    session: &SessionId,
+    scope: &str,
+    at: UnixTime,
+) -> NewGrant {
+    NewGrant {
+        handle: code.handle_digest(),
+        code: code.digest(),
+        code_binding: Digest::of(b"binding"),
+        code_expires_at: at.plus(Duration::from_mins(1)),
+        flow: None,
+        asked: None,
+        grant: Grant {
+            id: GrantId::new(at),
+            client_id: client.clone(),
+            user_id: user.clone(),
+            session_id: session.clone(),
+            scope: Scope::parse(scope).unwrap(),
+            details: GrantDetails::default(),
+            authentication: Authentication { at, acr: "a".into(), amr: "pwd".into() },
+            network: None,
+            created_at: at,
+        },
+    }
+}
 
 /// A database with two people and two clients.
 pub struct Ground {
@@ -49,87 +109,61 @@ impl Ground {
     pub async fn new(at: UnixTime) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let database = super::postgres::database(folder.path());
+        Self { _folder: folder, ..Self::on(database, at).await }
+    }
+
+    /// On PostgreSQL, whatever this pass of the tests runs on.
+    pub async fn on(database: String, at: UnixTime) -> Self {
         let store = Store::open(&DatabaseUrl::parse(&database).unwrap()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
         let mut ground = Self { store, people: Vec::new(), clients: Vec::new(), database, _folder: folder };
         for name in ["ada", "eve"] {
-            let id = UserId::random();
-            let user = User {
-                id: id.clone(),
-                username: name.to_owned(),
-                email: None,
-                email_verified: false,
-                is_admin: false,
-                claims: serde_json::Map::new(),
-                disabled_at: None,
-                created_at: at,
-                updated_at: at,
-                has_second_factor: false,
-            };
-            ground.store.create_user(NewUser { user, password_hash: Some("x".to_owned()) }).await.unwrap();
-            ground.people.push(id);
-            let metadata = json!({"redirect_uris": ["https://a.example/cb"], "grant_types": ["authorization_code", "refresh_token"],
-                "backchannel_logout_uri": "https://a.example:8443/logout"});
-            let metadata = ClientMetadata::parse(metadata.as_object().unwrap()).unwrap();
-            let client = ClientId::random();
-            ground.store.create_client(Client::new(client.clone(), metadata, None, at)).await.unwrap();
+            let person = ground.person(name, at).await;
+            ground.people.push(person);
+            let client = ground.client(at).await;
             ground.clients.push(client);
         }
         ground
     }
 
-    pub async fn give(&self, person: usize, client: usize, offline: bool, at: UnixTime) -> Given {
-        let authentication = Authentication { at, acr: "a".into(), amr: "pwd".into() };
-        let (session, cookie) = (SessionId::random(), SessionSecret::mint().unwrap().digest());
-        let account = Bucket::account("nobody", None);
-        let new = NewSession {
-            session: Session {
-                id: session.clone(),
-                user_id: self.people[person].clone(),
-                authentication: authentication.clone(),
-                proven_at: at,
-                last_seen_at: at,
-                expires_at: at.plus(DAY),
-                is_kept: false,
-                auth_address: String::new(),
-            },
-            cookie,
-            origin: Origin::default(),
-            continues: false,
-            replaces: None,
-            verified_hash: Some(Digest::of("x".as_bytes())),
-            second_factor: SecondFactor::None,
-            trust: None,
-            notices: Vec::new(),
-            rehashed: None,
-            account: account.clone(),
-            buckets: vec![account],
-            flow: FlowId::mint().unwrap().digest(),
-            progress: Progress::default(),
+    pub async fn person(&self, name: &str, at: UnixTime) -> UserId {
+        let id = UserId::random();
+        let user = User {
+            id: id.clone(),
+            username: name.to_owned(),
+            email: None,
+            email_verified: false,
+            is_admin: false,
+            claims: serde_json::Map::new(),
+            disabled_at: None,
+            created_at: at,
+            updated_at: at,
+            has_second_factor: false,
         };
+        self.store.create_user(NewUser { user, password_hash: Some("x".to_owned()) }).await.unwrap();
+        id
+    }
+
+    pub async fn client(&self, at: UnixTime) -> ClientId {
+        let metadata = json!({"redirect_uris": ["https://a.example/cb"], "grant_types": ["authorization_code", "refresh_token"],
+            "backchannel_logout_uri": "https://a.example:8443/logout"});
+        let metadata = ClientMetadata::parse(metadata.as_object().unwrap()).unwrap();
+        let client = ClientId::random();
+        self.store.create_client(Client::new(client.clone(), metadata, None, at)).await.unwrap();
+        client
+    }
+
+    pub async fn give(&self, person: usize, client: usize, offline: bool, at: UnixTime) -> Given {
+        let new = new_session(&self.people[person], at);
+        let (session, cookie) = (new.session.id.clone(), new.cookie);
         assert_eq!(self.store.sign_in(new, at).await.unwrap(), SignIn::Done);
         let code = GrantSecret::mint().unwrap();
         let refresh = GrantSecret::mint().unwrap().with_handle_of(&code);
-        let (grant, binding) = (GrantId::new(at), Digest::of(b"binding"));
-        let scope = Scope::parse(if offline { "openid offline_access" } else { "openid" }).unwrap();
-        let new = NewGrant {
-            handle: code.handle_digest(),
-            code: code.digest(),
-            code_binding: binding,
-            code_expires_at: at.plus(Duration::from_mins(1)),
-            flow: None,
-            grant: Grant {
-                id: grant.clone(),
-                client_id: self.clients[client].clone(),
-                user_id: self.people[person].clone(),
-                session_id: session.clone(),
-                scope,
-                details: GrantDetails::default(),
-                authentication,
-                network: None,
-                created_at: at,
-            },
-        };
-        let mut exists = self.store.create_grant(new).await.unwrap();
+        let binding = Digest::of(b"binding");
+        let scope = if offline { "openid offline_access" } else { "openid" };
+        let new = new_grant(&code, &self.people[person], &self.clients[client], &session, scope, at);
+        let grant = new.grant.id.clone();
+        let mut exists = self.store.create_grant(new).await.unwrap() == Granting::Done;
         if exists {
             let first = FirstRefreshToken { digest: refresh.digest(), idle_end: at.plus(DAY), network: None };
             let spent = self

@@ -9,7 +9,7 @@ use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use countersign::config::DatabaseUrl;
-use diesel::connection::SimpleConnection as _;
+use diesel::connection::SimpleConnection;
 use diesel::{Connection as _, PgConnection, RunQueryDsl as _, SqliteConnection};
 use tempfile::TempDir;
 
@@ -41,6 +41,34 @@ pub fn execute(url: &str, statements: &str) {
             conn.batch_execute(statements).unwrap();
         }
         DatabaseUrl::Postgres(_) => PgConnection::establish(url).unwrap().batch_execute(statements).unwrap(),
+    }
+}
+
+/// Does something while a change is made past the program and not committed yet: whoever writes to the same waits for it, and
+/// has read what was before.
+pub fn amid<T: Send>(url: &str, change: &str, meanwhile: impl FnOnce() -> T + Send) -> T {
+    fn run<C: SimpleConnection>(conn: &mut C, statements: &str) {
+        conn.batch_execute(statements).unwrap();
+    }
+    fn during<C: SimpleConnection, T: Send>(conn: &mut C, meanwhile: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let meanwhile = scope.spawn(meanwhile);
+            super::wait_until(Instant::now() + Duration::from_millis(400));
+            run(conn, "COMMIT");
+            meanwhile.join().unwrap()
+        })
+    }
+    match DatabaseUrl::parse(url).unwrap() {
+        DatabaseUrl::Sqlite(path) => {
+            let mut conn = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
+            run(&mut conn, &format!("PRAGMA busy_timeout = 5000; BEGIN IMMEDIATE; {change}"));
+            during(&mut conn, meanwhile)
+        }
+        DatabaseUrl::Postgres(_) => {
+            let mut conn = PgConnection::establish(url).unwrap();
+            run(&mut conn, &format!("BEGIN; {change}"));
+            during(&mut conn, meanwhile)
+        }
     }
 }
 

@@ -190,13 +190,16 @@ fn s17_nothing_beyond_the_remembered_consent_is_silent() {
     let who = signed_in(0);
     let destination = destination(&client, "prompt=none");
     let asked = crate::flow::consent::asked(&destination.request);
-    let judge = |remembered: Option<&Consent>| {
-        let here = Here { progress: &Progress::default(), half: None, signed_in: Some(&who), trusted: false };
+    let judge_in = |progress: &Progress, remembered: Option<&Consent>| {
+        let here = Here { progress, half: None, signed_in: Some(&who), trusted: false };
         next_step(&config(&[]), &client, &destination, here, remembered, &asked, NOW)
     };
+    let judge = |remembered: Option<&Consent>| judge_in(&Progress::default(), remembered);
     assert!(matches!(judge(None), Step::Refuse(_)));
     assert!(matches!(judge(Some(&Consent::default())), Step::Refuse(_)));
     assert!(matches!(judge(Some(&asked)), Step::Issue));
+    let allowed = Progress { consented: true, ..proven("s1") };
+    assert!(matches!(judge_in(&allowed, None), Step::Refuse(_)), "allowed in this flow, and taken back since");
     let more = Consent { resources: BTreeSet::from(["https://api.example".to_owned()]), ..asked.clone() };
     let here = Here { progress: &Progress::default(), half: None, signed_in: Some(&who), trusted: false };
     let judged = next_step(&config(&[]), &client, &destination, here, Some(&asked), &more, NOW);

@@ -2,9 +2,12 @@
 
 use std::marker::PhantomData;
 
+use diesel::backend::Backend;
 use diesel::connection::{AnsiTransactionManager, SimpleConnection as _, TransactionManager as _};
 use diesel::pg::PgConnection;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
+use diesel::serialize::ToSql;
+use diesel::sql_types::{HasSqlType, Text};
 use diesel::sqlite::SqliteConnection;
 use diesel::{Connection as _, QueryResult, RunQueryDsl, sql_query};
 
@@ -76,7 +79,7 @@ pub(super) fn among_the_free(conn: &Conn, list: &str) -> String {
 pub(super) fn one_at_a_time(conn: &mut Conn, name: &str) -> QueryResult<()> {
     let Conn::Pg(conn) = conn else { return Ok(()) };
     let lock = sql_query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))");
-    lock.bind::<diesel::sql_types::Text, _>(name).execute(conn).map(drop)
+    lock.bind::<Text, _>(name).execute(conn).map(drop)
 }
 
 /// Several statements as one transaction: all or nothing, and the answer after the commit. On PostgreSQL, READ COMMITTED:
@@ -101,16 +104,17 @@ pub(super) fn atomically<T>(
     result
 }
 
-/// A statement whose text never changes, named by the marker `M`. Diesel prepares `UPDATE` and `ON CONFLICT DO UPDATE`
-/// anew at each call and writes out their text to find them, because it may change; for those on the token paths, whose
-/// text does not, this says so. One marker, one text.
+/// A statement that gives rows back and whose text never changes, named by the marker `M`. Diesel prepares `UPDATE` and `ON
+/// CONFLICT DO UPDATE` anew at each call and writes out their text to find them, because it may change; for those on the
+/// token paths, whose text does not, this says so. One marker, one text. A statement that is only executed Diesel asks by a
+/// reference, to which this says nothing: what changes rows there gives one back too, or is in our own [`words`].
 pub(super) struct Fixed<M, Q>(Q, PhantomData<M>);
 
 pub(super) fn fixed<M, Q>(_marker: M, query: Q) -> Fixed<M, Q> {
     Fixed(query, PhantomData)
 }
 
-impl<DB: diesel::backend::Backend, M, Q: QueryFragment<DB>> QueryFragment<DB> for Fixed<M, Q> {
+impl<DB: Backend, M, Q: QueryFragment<DB>> QueryFragment<DB> for Fixed<M, Q> {
     fn walk_ast<'b>(&'b self, pass: AstPass<'_, 'b, DB>) -> QueryResult<()> {
         self.0.walk_ast(pass)
     }
@@ -131,12 +135,49 @@ impl<M, Q: Query> Query for Fixed<M, Q> {
 
 impl<M, Q, C> RunQueryDsl<C> for Fixed<M, Q> {}
 
-/// Transaction control of SQLite's writer, prepared once per connection.
+/// A statement in our own words, its values in the places of `?`, prepared once per connection. One marker, one text.
+pub(super) struct Words<'a, M, const N: usize> {
+    text: &'static str,
+    values: [&'a str; N],
+    marker: PhantomData<M>,
+}
+
+pub(super) fn words<'a, M, const N: usize>(_marker: M, text: &'static str, values: [&'a str; N]) -> Words<'a, M, N> {
+    Words { text, values, marker: PhantomData }
+}
+
+impl<DB, M, const N: usize> QueryFragment<DB> for Words<'_, M, N>
+where
+    DB: Backend + HasSqlType<Text>,
+    for<'s> &'s str: ToSql<Text, DB>,
+{
+    fn walk_ast<'b>(&'b self, mut pass: AstPass<'_, 'b, DB>) -> QueryResult<()> {
+        let mut values = self.values.iter();
+        for (place, piece) in self.text.split('?').enumerate() {
+            if place > 0
+                && let Some(value) = values.next()
+            {
+                pass.push_bind_param::<Text, &str>(value)?;
+            }
+            pass.push_sql(piece);
+        }
+        Ok(())
+    }
+}
+
+impl<M: 'static, const N: usize> QueryId for Words<'_, M, N> {
+    type QueryId = Words<'static, M, 0>;
+    const HAS_STATIC_QUERY_ID: bool = true;
+}
+
+impl<M, C, const N: usize> RunQueryDsl<C> for Words<'_, M, N> {}
+
+/// Transaction control of SQLite's writer.
 macro_rules! control {
     ($($name:ident => $text:literal),* $(,)?) => {$(
         pub(super) fn $name(conn: &mut Conn) -> QueryResult<()> {
             struct Marker;
-            on_backend!(conn, |c| fixed(Marker, sql_query($text)).execute(c)).map(drop)
+            on_backend!(conn, |c| words(Marker, $text, []).execute(c)).map(drop)
         }
     )*};
 }

@@ -10,23 +10,22 @@ use super::conn::{Conn, fixed, on_backend};
 use super::schema::flows;
 use super::{Store, StoreError};
 
-/// Names of statements whose text never changes; see [`fixed`].
+/// Name of a statement whose text never changes; see [`fixed`].
 struct WriteProgress;
-struct CompleteFlow;
 
 /// Writes what a flow has come to. A flow that is gone meanwhile stays gone.
 pub(super) fn write_progress(conn: &mut Conn, flow: &Digest, progress: &Progress) -> Result<(), StoreError> {
     let progress = serde_json::to_string(progress).map_err(|error| StoreError::corrupt("flow", error))?;
     let update = diesel::update(flows::table.find(flow.as_bytes().as_slice())).set(flows::progress.eq(progress));
-    on_backend!(conn, |c| fixed(WriteProgress, update).execute(c)).map_err(StoreError::operation("storing a step"))?;
-    Ok(())
+    let written: QueryResult<Option<i64>> =
+        on_backend!(conn, |c| fixed(WriteProgress, update.returning(flows::created_at)).get_result(c).optional());
+    written.map(drop).map_err(StoreError::operation("storing a step"))
 }
 
 /// Ends a flow; false when it had ended already, and then whoever asked must give nothing.
 pub(super) fn complete(conn: &mut Conn, flow: &Digest) -> Result<bool, StoreError> {
     let delete = diesel::delete(flows::table.find(flow.as_bytes().as_slice()));
-    let rows = on_backend!(conn, |c| fixed(CompleteFlow, delete).execute(c))
-        .map_err(StoreError::operation("completing a flow"))?;
+    let rows = on_backend!(conn, |c| delete.execute(c)).map_err(StoreError::operation("completing a flow"))?;
     Ok(rows == 1)
 }
 

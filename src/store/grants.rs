@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use diesel::dsl::exists;
 use diesel::prelude::*;
-use diesel::sql_query;
-use diesel::sql_types::{Bool, Text};
+use diesel::sql_types::Bool;
 
 use crate::clock::UnixTime;
 use crate::crypto::opaque::{DerivedKey, Digest, GrantSecret};
@@ -15,7 +14,7 @@ use crate::domain::ids::{ClientId, GrantId, SessionId, UserId};
 use crate::domain::session::Authentication;
 use crate::protocol::scope::Scope;
 
-use super::conn::{Conn, atomically, fixed, on_backend};
+use super::conn::{Conn, atomically, fixed, on_backend, words};
 use super::consents::find_consent;
 use super::flows::complete;
 use super::revocations::{
@@ -188,17 +187,16 @@ pub(super) use {grant_spared, parents_live, session_lives};
 fn remember_client(conn: &mut Conn, grant: &Grant) -> Result<(), StoreError> {
     let text = match conn {
         Conn::Sqlite(_) => {
-            "INSERT INTO session_clients (session_id, client_id) SELECT session_id, $1 FROM sessions \
-             WHERE session_id = $2 AND ended_at IS NULL ON CONFLICT DO NOTHING"
+            "INSERT INTO session_clients (session_id, client_id) SELECT session_id, ? FROM sessions \
+             WHERE session_id = ? AND ended_at IS NULL ON CONFLICT DO NOTHING"
         }
         Conn::Pg(_) => {
-            "INSERT INTO session_clients (session_id, client_id) SELECT session_id, $1 FROM sessions \
-             WHERE session_id = $2 AND ended_at IS NULL FOR SHARE ON CONFLICT DO NOTHING"
+            "INSERT INTO session_clients (session_id, client_id) SELECT session_id, ? FROM sessions \
+             WHERE session_id = ? AND ended_at IS NULL FOR SHARE ON CONFLICT DO NOTHING"
         }
     };
-    let insert = sql_query(text).bind::<Text, _>(grant.client_id.as_str()).bind::<Text, _>(grant.session_id.as_str());
-    on_backend!(conn, |c| fixed(RememberClient, insert).execute(c))
-        .map_err(StoreError::operation("remembering a session's client"))?;
+    let insert = words(RememberClient, text, [grant.client_id.as_str(), grant.session_id.as_str()]);
+    on_backend!(conn, |c| insert.execute(c)).map_err(StoreError::operation("remembering a session's client"))?;
     Ok(())
 }
 

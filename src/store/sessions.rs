@@ -366,9 +366,10 @@ impl Store {
         self.write_one(move |conn| {
             let update = diesel::update(sessions::table.find(id.as_str()))
                 .set((sessions::last_seen_at.eq(now.millis()), sessions::last_address.eq(address)));
-            on_backend!(conn, |c| fixed(TouchSession, update).execute(c))
-                .map_err(StoreError::operation("touching a session"))?;
-            Ok(())
+            let touched: QueryResult<Option<i64>> = on_backend!(conn, |c| {
+                fixed(TouchSession, update.returning(sessions::last_seen_at)).get_result(c).optional()
+            });
+            touched.map(drop).map_err(StoreError::operation("touching a session"))
         })
         .await
     }

@@ -36,8 +36,9 @@ fn find(conn: &mut Conn, bucket: &Bucket, now: UnixTime) -> Result<Option<(i64, 
 
 /// Takes the counts for this transaction alone, in one order, and says when the next guess may be made, if one of them
 /// must wait. A count that is not there yet is made, for what is not there cannot be held: guesses verified at the same
-/// time are judged one after another.
+/// time are judged one after another. SQLite has one writer anyway.
 pub(super) fn hold(conn: &mut Conn, buckets: &[Bucket], now: UnixTime) -> Result<Option<UnixTime>, StoreError> {
+    let Conn::Pg(pg) = conn else { return wait(conn, buckets, now) };
     let mut keys: Vec<&str> = buckets.iter().map(|bucket| bucket.key.as_str()).collect();
     keys.sort_unstable();
     for key in keys {
@@ -50,18 +51,17 @@ pub(super) fn hold(conn: &mut Conn, buckets: &[Bucket], now: UnixTime) -> Result
         let same = throttles::bucket.eq(excluded(throttles::bucket));
         let hold =
             diesel::insert_into(throttles::table).values(row).on_conflict(throttles::bucket).do_update().set(same);
-        on_backend!(conn, |c| hold.execute(c)).map_err(StoreError::operation("holding a throttle"))?;
+        hold.execute(pg).map_err(StoreError::operation("holding a throttle"))?;
     }
     wait(conn, buckets, now)
 }
 
-/// Takes away those among the held counts that count nothing.
+/// Takes away those among the held counts that count nothing, which were made to be held.
 pub(super) fn let_go(conn: &mut Conn, buckets: &[Bucket]) -> Result<(), StoreError> {
+    let Conn::Pg(conn) = conn else { return Ok(()) };
     let keys: Vec<&str> = buckets.iter().map(|bucket| bucket.key.as_str()).collect();
     let empty = throttles::table.filter(throttles::bucket.eq_any(keys)).filter(throttles::failures.eq(0));
-    on_backend!(conn, |c| diesel::delete(empty).execute(c))
-        .map_err(StoreError::operation("letting go of throttles"))?;
-    Ok(())
+    diesel::delete(empty).execute(conn).map(drop).map_err(StoreError::operation("letting go of throttles"))
 }
 
 /// When the next guess may be made, if one of these must wait.

@@ -501,6 +501,36 @@ fn claims_may_be_asked_one_by_one() {
 }
 
 #[test]
+fn s17_claims_open_nothing_beyond_the_registered_scope() {
+    let w = world();
+    w.server.user("iris");
+    w.server.cli_ok(&["user", "set-claims", "iris", "-"], r#"{"phone_number": "+441234567", "name": "Iris"}"#);
+    let app = w.server.client(&json!({
+        "client_name": "Narrow", "redirect_uris": ["https://narrow.example/callback"], "scope": "openid phone",
+    }));
+    let names = json!({"email": {"essential": true}, "name": null, "address": null, "phone_number": null});
+    let mut in_id_token = names.clone();
+    in_id_token["auth_time"] = json!({"essential": true});
+    let asked = json!({"userinfo": names, "id_token": in_id_token}).to_string();
+    let browser = w.browser();
+    let page = browser.sign_in_as(&browser.open(app.request().with("claims", &asked).url()), "iris", PASSWORD);
+    page.is("consent-page");
+    let text = &page.answer.body;
+    assert!(text.contains("See your phone number"), "{text}");
+    for hidden in ["See your email", "See your name", "See your address"] {
+        assert!(!text.contains(hidden), "{hidden}: {text}");
+    }
+    let tokens = app.redeem(&browser.press(&page, "consent-allow", &[]).code()).ok();
+    let id = claims(tokens["id_token"].as_str().unwrap());
+    let info = app.userinfo(tokens["access_token"].as_str().unwrap()).ok();
+    for opened in [&id, &info] {
+        assert_eq!(opened["phone_number"], "+441234567");
+        assert!(["email", "name", "address"].iter().all(|name| opened.get(name).is_none()), "{opened}");
+    }
+    assert!(id["auth_time"].is_u64(), "{id}");
+}
+
+#[test]
 fn s78_acr_values_are_wishes_and_an_essential_acr_is_a_condition() {
     let w = world();
     let browser = w.browser();

@@ -77,6 +77,7 @@ async fn proceed(
 ) -> Result<Outcome, OAuthError> {
     let registry = ctx.registry();
     let mut request = AuthorizationRequest::parse(params, target, &client.metadata)?;
+    request.claims.retain(|name| client.metadata.allows_claim(name));
     request.scope = permitted_scope(&registry, client, &request.scope)?;
     request.resources = permitted_resources(ctx, &registry, client, &request)?;
     let hinted = params.get("id_token_hint").map(|hint| hinted_user(ctx, hint)).transpose()?;

@@ -108,7 +108,7 @@ pub fn id_token(
     let algorithm = client.metadata.id_token_signed_response_alg;
     let mut claims = Map::new();
     if let Some(user) = user {
-        let asked = grant.details.claims.id_token.keys();
+        let asked = grant.details.claims.id_token.keys().filter(|name| client.metadata.allows_claim(name));
         claims.extend(asked.filter_map(|name| Some((name.clone(), user.claim(name)?))));
     }
     let amr: Vec<Value> = grant.authentication.amr.split(' ').map(Value::from).collect();

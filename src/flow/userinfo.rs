@@ -39,7 +39,8 @@ pub async fn userinfo(ctx: &Context, token: &str, now: UnixTime) -> Result<(Arc<
     let (user, asked) = ctx.store.userinfo(persons_token(&claims, grant), now).await?.ok_or_else(invalid)?;
 
     let mut names: Vec<&str> = claims_of_scope(&scope).collect();
-    names.extend(asked.userinfo.keys().map(String::as_str).filter(|name| is_standard_claim(name)));
+    let by_name = asked.userinfo.keys().map(String::as_str);
+    names.extend(by_name.filter(|name| is_standard_claim(name) && client.metadata.allows_claim(name)));
     let mut answer: Map<String, Value> =
         names.iter().filter_map(|name| Some(((*name).to_owned(), user.claim(name)?))).collect();
     answer.insert("sub".to_owned(), user.id.as_str().into());

@@ -51,6 +51,13 @@ impl ClaimsRequest {
         self.userinfo.is_empty() && self.id_token.is_empty()
     }
 
+    /// Leaves out the claims that may not be asked for; nothing is promised of any (section 5.5.1).
+    pub fn retain(&mut self, may_ask: impl Fn(&str) -> bool) {
+        for claims in [&mut self.userinfo, &mut self.id_token] {
+            claims.retain(|name, _| may_ask(name));
+        }
+    }
+
     /// The subject that the answer must be about, where the request names one.
     #[must_use]
     pub fn required_subject(&self) -> Option<String> {
@@ -124,10 +131,16 @@ pub const SCOPE_CLAIMS: &[(&str, &[&str])] = &[
     ("phone", &["phone_number", "phone_number_verified"]),
 ];
 
+/// The scope that stands for a claim.
+#[must_use]
+pub fn scope_of_claim(name: &str) -> Option<&'static str> {
+    SCOPE_CLAIMS.iter().find(|(_, claims)| claims.contains(&name)).map(|(scope, _)| *scope)
+}
+
 /// Whether a person has such a claim at all, whatever its scope.
 #[must_use]
 pub fn is_standard_claim(name: &str) -> bool {
-    SCOPE_CLAIMS.iter().any(|(_, claims)| claims.contains(&name))
+    scope_of_claim(name).is_some()
 }
 
 /// The claims that a scope asks for at `UserInfo`.

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::claims::scope_of_claim;
 use super::client_auth::AuthMethod;
 use super::error::OAuthError;
 use super::jose::SigningAlgorithm;
@@ -344,6 +345,13 @@ impl ClientMetadata {
     #[must_use]
     pub fn allows_scope(&self, token: &str) -> bool {
         self.scope.as_ref().is_some_and(|scope| scope.contains(token))
+    }
+
+    /// Whether the client may ask for a claim by its name: one that a scope stands for only where it may ask for that scope,
+    /// lest `claims` be the way around its registration.
+    #[must_use]
+    pub fn allows_claim(&self, name: &str) -> bool {
+        scope_of_claim(name).is_none_or(|scope| self.allows_scope(scope))
     }
 
     /// The registered URI that a request's `redirect_uri` is, if any.

@@ -328,6 +328,93 @@ fn s37_tokens_go_to_registered_resources_only() {
         .refused(400, "invalid_target");
 }
 
+/// Two APIs with a scope each, one without, and a name for the client's places.
+fn apis(w: &World) -> (String, String, String, String) {
+    let name = word();
+    let api = |what: &str| format!("https://{what}.{name}.example/");
+    w.server.resource(&api("a"), &format!("{name}.a"), &[]);
+    w.server.resource(&api("b"), &format!("{name}.b"), &[]);
+    w.server.resource(&api("bare"), "", &[]);
+    (api("a"), api("b"), api("bare"), name)
+}
+
+#[test]
+fn s37_a_client_for_itself_gets_no_token_without_any_of_its_scope() {
+    let w = world();
+    let (a, b, bare, name) = apis(&w);
+    let (scope_a, scope_b) = (format!("{name}.a"), format!("{name}.b"));
+    let app = |resources: Value| {
+        w.server.client(&json!({
+            "grant_types": ["client_credentials"], "scope": format!("{scope_a} {scope_b} {name}.own"), "resources": resources,
+        }))
+    };
+    let (narrow, wide) = (app(json!([a])), app(Value::Null));
+    let ask = |app: &App, more: &[(&str, &str)]| {
+        app.post("/token", &[&[("grant_type", "client_credentials")], more].concat())
+    };
+    ask(&narrow, &[("scope", &scope_b)]).refused(400, "invalid_scope");
+    ask(&narrow, &[("scope", &scope_b), ("resource", &a)]).refused(400, "invalid_scope");
+    ask(&wide, &[("scope", &scope_b), ("resource", &a)]).refused(400, "invalid_scope");
+    let both = format!("{scope_a} {scope_b}");
+    ask(&wide, &[("scope", &both)]).refused(400, "invalid_scope");
+    // RFC 6749 5.1: what is given instead of what was asked for is said.
+    assert_eq!(ask(&wide, &[("scope", &both), ("resource", &b)]).text("scope"), scope_b);
+    assert_eq!(ask(&narrow, &[("scope", &scope_a)]).text("scope"), scope_a);
+    assert_eq!(ask(&wide, &[("scope", &format!("{both} {name}.own"))]).text("scope"), format!("{name}.own"));
+    // Nothing was asked for, and nothing differs.
+    let access = ask(&wide, &[("resource", &bare)]).ok();
+    assert_eq!(claims(access["access_token"].as_str().unwrap())["aud"], bare);
+}
+
+#[test]
+fn s37_a_grant_for_several_apis_waits_until_one_is_named_and_spends_nothing_before() {
+    let w = world();
+    let (a, b, bare, name) = apis(&w);
+    let (scope_a, scope_b) = (format!("{name}.a"), format!("{name}.b"));
+    let app = w.server.client(&json!({
+        "redirect_uris": [format!("https://{name}.example/")], "grant_types": ["authorization_code", "refresh_token"],
+        "skip_consent": true, "scope": format!("openid {scope_a} {scope_b}"), "resources": [a, b, bare],
+    }));
+    let browser = w.browser();
+    let told = |answer: &support::Answer| {
+        answer.refused(400, "invalid_target");
+        answer.text("error_description")
+    };
+    // A plain OAuth request for two APIs.
+    let plain = app.request().with("scope", &format!("{scope_a} {scope_b}"));
+    let code = browser.through(plain.url()).code();
+    app.redeem_with(&code, &[("resource", &bare)]).refused(400, "invalid_target");
+    let tokens = app.redeem_with(&code, &[("resource", &a)]).ok();
+    assert_eq!(
+        (&tokens["scope"], &claims(tokens["access_token"].as_str().unwrap())["aud"]),
+        (&json!(scope_a), &json!(a))
+    );
+    let code = browser.through(plain.url()).code();
+    let description = told(&app.redeem(&code));
+    assert!(description.contains(&a) && description.contains(&b) && !description.contains(&bare), "{description}");
+    let tokens = Tokens(app.redeem_with(&code, &[("resource", &b)]).ok());
+    told(&app.refresh(tokens.refresh()));
+    told(&app.refresh_with(tokens.refresh(), &[("resource", &b), ("scope", &scope_a)]));
+    let again = Tokens(app.refresh_with(tokens.refresh(), &[("resource", &a)]).ok());
+    assert_eq!(again.0["scope"], scope_a);
+    // Two resources, of which the one that is named has none of the scope.
+    for scope in [scope_b.clone(), format!("openid {scope_b}")] {
+        let request = app.request().with("scope", &scope).with("resource", &a).and("resource", &b);
+        let code = browser.through(request.url()).code();
+        let description = told(&app.redeem_with(&code, &[("resource", &a)]));
+        assert!(description.contains(&b) && !description.contains(&a), "{description}");
+        assert_eq!(app.redeem_with(&code, &[("resource", &b)]).text("scope"), scope_b);
+    }
+    // Scopes of an API that the request is not for.
+    let foreign = app.request().with("scope", &scope_b).with("resource", &a);
+    assert_eq!(browser.open(foreign.url()).error(), "invalid_scope");
+    // An API without scopes: `openid` is answered by the ID token.
+    let code = browser.through(app.request().with("resource", &bare).url()).code();
+    let tokens = Tokens(app.redeem(&code).ok());
+    assert_eq!((&tokens.0["scope"], &claims(tokens.access())["aud"]), (&json!("openid"), &json!(bare)));
+    assert_eq!(claims(tokens.id())["aud"], app.id);
+}
+
 /// A client that signs its assertions.
 fn signer(w: &World) -> (App, ClientKey) {
     let key = ClientKey::generate();

@@ -78,8 +78,14 @@ async fn proceed(
     let registry = ctx.registry();
     let mut request = AuthorizationRequest::parse(params, target, &client.metadata)?;
     request.claims.retain(|name| client.metadata.allows_claim(name));
-    request.scope = permitted_scope(&registry, client, &request.scope)?;
+    let asked = std::mem::take(&mut request.scope);
+    request.scope = permitted_scope(&registry, client, &asked)?;
     request.resources = permitted_resources(ctx, &registry, client, &request)?;
+    // Nothing is granted that no token could carry, so that the page shows all that is granted.
+    request.scope = registry.scope_within(client, &request.resources, &request.scope);
+    if !asked.is_empty() && !is_carried(ctx, &registry, &request) {
+        return Err(OAuthError::invalid_scope("None of this scope belongs to a resource that the request is for."));
+    }
     let hinted = params.get("id_token_hint").map(|hint| hinted_user(ctx, hint)).transpose()?;
     let named = request.claims.required_subject().map(UserId::from_stored);
     if named.is_some() && hinted.is_some() && named != hinted {
@@ -178,9 +184,21 @@ fn permitted_resources(
         resources.dedup();
         return Ok(resources);
     }
-    // An OpenID Connect client without `resource` wants tokens for UserInfo; another one for the API whose scopes it named.
-    let inferred = if request.is_openid() { None } else { registry.infer_resource(client, &request.scope) };
-    Ok(inferred.map(|resource| resource.identifier.clone()).into_iter().collect())
+    // An OpenID Connect client without `resource` wants tokens for UserInfo; another one for the APIs whose scopes it named.
+    if request.is_openid() {
+        return Ok(Vec::new());
+    }
+    let meant = registry.meant_resources(client, &request.scope);
+    let mut resources: Vec<String> = meant.map(|resource| resource.identifier.clone()).collect();
+    resources.sort_unstable();
+    Ok(resources)
+}
+
+/// Whether some token of this authorization carries some of its scope: an ID token carries `openid`.
+fn is_carried(ctx: &Context, registry: &Registry, request: &AuthorizationRequest) -> bool {
+    let default_audience = std::slice::from_ref(&ctx.config.access_token.audience);
+    let audiences = if request.resources.is_empty() { default_audience } else { &request.resources };
+    request.is_openid() || audiences.iter().any(|audience| !registry.scope_for(audience, &request.scope).is_empty())
 }
 
 /// The person that an ID token of ours, expired or not, is about (Core section 3.1.2.1).

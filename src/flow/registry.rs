@@ -143,15 +143,32 @@ impl Registry {
         Err(OAuthError::invalid_target("The `resource` is not one that this client may have a token for."))
     }
 
-    /// The resource that a request without `resource` means: the one that owns the scopes it asks for, where there is
-    /// exactly one such (RFC 9068 section 3).
-    #[must_use]
-    pub fn infer_resource(&self, client: &Client, scope: &Scope) -> Option<&Resource> {
-        let mut owners = self.resources.values().filter(|resource| {
+    /// The resources that a request without `resource` means: those that own the scopes it asks for, as far as its client
+    /// may have tokens for them (RFC 9068 section 3).
+    pub fn meant_resources<'a>(&'a self, client: &'a Client, scope: &'a Scope) -> impl Iterator<Item = &'a Resource> {
+        self.resources.values().filter(|resource| {
             client.may_use_resource(&resource.identifier) && resource.scope.iter().any(|s| scope.contains(s))
-        });
-        let first = owners.next();
-        if owners.next().is_some() { None } else { first }
+        })
+    }
+
+    /// Whether some scope of this client belongs to a resource.
+    #[must_use]
+    pub fn has_scopes_of_resources(&self, client: &Client) -> bool {
+        client.metadata.scope.iter().flat_map(Scope::iter).any(|scope| self.knows_scope(scope))
+    }
+
+    /// The part of a scope that some token of an authorization for these resources may carry; where it names none, for those
+    /// that its client may have tokens for. What belongs to other resources alone is left out.
+    #[must_use]
+    pub fn scope_within(&self, client: &Client, resources: &[String], scope: &Scope) -> Scope {
+        let within = |resource: &Resource| match resources {
+            [] => client.may_use_resource(&resource.identifier),
+            named => named.contains(&resource.identifier),
+        };
+        scope.retain(|scope| {
+            let mut owners = self.owners(scope).peekable();
+            owners.peek().is_none() || owners.any(within)
+        })
     }
 
     /// The part of a granted scope that a token for this audience carries: the audience's own scopes and those that

@@ -31,6 +31,7 @@ async fn answer(request: &HttpRequest, ctx: &Context, params: &Params) -> Result
     // Who asks comes before what is asked: a stranger learns nothing of what would be wrong with the rest.
     let client = client::authenticate(ctx, credentials, now).await?;
     let issued = exchange(ctx, &client, TokenRequest::parse(params)?, &address(request, ctx), now).await?;
+    let scope = issued.scope().to_owned();
     Ok(private_json(
         StatusCode::OK,
         &TokenResponse {
@@ -39,7 +40,7 @@ async fn answer(request: &HttpRequest, ctx: &Context, params: &Params) -> Result
             expires_in: issued.access.lifetime.as_secs(),
             refresh_token: issued.refresh_token,
             id_token: issued.id_token,
-            scope: issued.access.scope.as_str(),
+            scope: &scope,
         },
     ))
 }

@@ -11,7 +11,7 @@ use crate::store::{Exchange, FirstRefreshToken};
 
 use super::super::Context;
 use super::super::issue::code_binding;
-use super::{Issued, check_resource, issue_for_grant};
+use super::{Issued, check_target, issue_for_grant, may_need_resource};
 
 pub(super) async fn exchange(
     ctx: &Context,
@@ -22,11 +22,11 @@ pub(super) async fn exchange(
 ) -> Result<Issued, OAuthError> {
     let unknown = || OAuthError::invalid_grant("The code is not valid.");
     let presented = GrantSecret::parse(CODE_PREFIX, &request.code).ok_or_else(unknown)?;
-    if let Some(resource) = &request.resource
+    if (request.resource.is_some() || may_need_resource(ctx, client))
         && let Some((grant, _)) =
             ctx.store.find_grant(&presented, now).await?.filter(|(grant, _)| grant.client_id == client.id)
     {
-        check_resource(ctx, client, &grant, resource)?;
+        check_target(ctx, client, &grant, request.resource.as_deref(), &grant.scope)?;
     }
     let challenge = match request.code_verifier.as_deref().map(CodeChallenge::of_verifier) {
         Some(None) => {

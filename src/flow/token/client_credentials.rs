@@ -8,6 +8,7 @@ use crate::protocol::token::ClientCredentialsRequest;
 
 use super::super::Context;
 use super::super::access_token::{Speaker, issue};
+use super::super::registry::Registry;
 use super::Issued;
 
 pub(super) fn exchange(
@@ -40,10 +41,19 @@ pub(super) fn exchange(
         }
         None => infer(&registry, client, &scope).unwrap_or(default_audience),
     };
+    // RFC 6749 section 5.1: an answer says what scope was given instead of the one asked for, and cannot write "none".
+    let asked = request.scope.as_ref().is_some_and(|asked| !asked.is_empty());
+    if asked && registry.scope_for(audience, &scope).is_empty() {
+        return Err(OAuthError::invalid_scope(
+            "None of this scope belongs to a `resource` that is named or that the scope alone tells.",
+        ));
+    }
     let access = issue(&registry, &ctx.config, client, &Speaker::Client, audience, &scope, now)?;
     Ok(Issued { access, refresh_token: None, id_token: None })
 }
 
-fn infer<'a>(registry: &'a super::super::registry::Registry, client: &Client, scope: &Scope) -> Option<&'a str> {
-    registry.infer_resource(client, scope).map(|resource| resource.identifier.as_str())
+fn infer<'a>(registry: &'a Registry, client: &'a Client, scope: &'a Scope) -> Option<&'a str> {
+    let mut meant = registry.meant_resources(client, scope);
+    // Of several the client must say which.
+    meant.next().filter(|_| meant.next().is_none()).map(|resource| resource.identifier.as_str())
 }

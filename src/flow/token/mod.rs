@@ -13,7 +13,7 @@ use crate::domain::client::Client;
 use crate::domain::grant::Grant;
 use crate::protocol::error::OAuthError;
 use crate::protocol::metadata::GrantType;
-use crate::protocol::scope::{OPENID, Scope};
+use crate::protocol::scope::{OIDC_SCOPES, OPENID, Scope};
 use crate::protocol::token::TokenRequest;
 
 use super::access_token::{IssuedAccessToken, Speaker, audience};
@@ -25,6 +25,15 @@ pub struct Issued {
     pub access: IssuedAccessToken,
     pub refresh_token: Option<SecretString>,
     pub id_token: Option<String>,
+}
+
+impl Issued {
+    /// The scope that the answer tells (RFC 6749 section 5.1). Beside an access token that carries none, for a resource
+    /// without scopes, it is what the ID token answers.
+    #[must_use]
+    pub fn scope(&self) -> &str {
+        if self.access.scope.is_empty() && self.id_token.is_some() { OPENID } else { self.access.scope.as_str() }
+    }
 }
 
 /// Answers a token request of an authenticated client, which comes from this address.
@@ -69,9 +78,7 @@ async fn issue_for_grant(
 ) -> Result<(IssuedAccessToken, Option<String>), OAuthError> {
     let registry: Arc<Registry> = ctx.registry();
     let default_audience = &ctx.config.access_token.audience;
-    // What was granted may have been deleted, or taken from the client, since.
-    let still = |resource: &&String| registry.check_resource(client, resource, default_audience).is_ok();
-    let granted: Vec<String> = grant.details.resources.iter().filter(still).cloned().collect();
+    let granted = still_granted(ctx, &registry, client, grant);
     let audience = audience(resource, &granted, default_audience)?;
     // What the client was registered for has perhaps become less since.
     let scope = scope.retain(|token| client.metadata.allows_scope(token));
@@ -89,11 +96,49 @@ async fn issue_for_grant(
     Ok((access, Some(id_token)))
 }
 
-/// Checks the `resource` of a token request against what its grant holds and what is registered now (RFC 8707 section
-/// 2.2). Before anything is spent: what a grant holds never changes, so there is no race, and a client that asks for too
-/// much keeps its code or token.
-fn check_resource(ctx: &Context, client: &Client, grant: &Grant, resource: &str) -> Result<(), OAuthError> {
+/// The resources of a grant that still count: each may have been deleted, or taken from the client, since.
+fn still_granted(ctx: &Context, registry: &Registry, client: &Client, grant: &Grant) -> Vec<String> {
+    let still =
+        |resource: &&String| registry.check_resource(client, resource, &ctx.config.access_token.audience).is_ok();
+    grant.details.resources.iter().filter(still).cloned().collect()
+}
+
+/// Whether a request without `resource` must be held against its grant too: without scopes of resources nothing can go
+/// wrong, and the grant need not be read.
+fn may_need_resource(ctx: &Context, client: &Client) -> bool {
+    ctx.registry.load().has_scopes_of_resources(client)
+}
+
+/// Checks what a token request is for against what its grant holds and what is registered now (RFC 8707 section 2.2): the
+/// `resource`, and that the access token carries some of the scope. Before anything is spent: what a grant holds never
+/// changes, so there is no race, and a client that asks for the wrong thing keeps its code or token.
+fn check_target(
+    ctx: &Context,
+    client: &Client,
+    grant: &Grant,
+    resource: Option<&str>,
+    asked: &Scope,
+) -> Result<(), OAuthError> {
+    let registry = ctx.registry.load();
     let default_audience = &ctx.config.access_token.audience;
-    ctx.registry.load().check_resource(client, resource, default_audience)?;
-    audience(Some(resource), &grant.details.resources, default_audience).map(drop)
+    if let Some(resource) = resource {
+        registry.check_resource(client, resource, default_audience)?;
+        audience(Some(resource), &grant.details.resources, default_audience)?;
+    }
+    let granted = still_granted(ctx, &registry, client, grant);
+    let audience = audience(resource, &granted, default_audience)?;
+    let scope = asked.retain(|token| client.metadata.allows_scope(token));
+    let carries = |audience: &str| !registry.scope_for(audience, &scope).is_empty();
+    // The scopes of OpenID Connect are in no token for an API; there the ID token is the answer to them.
+    let by_id_token = scope.contains(OPENID) && scope.iter().all(|token| OIDC_SCOPES.contains(&token));
+    if asked.is_empty() || by_id_token || carries(audience) {
+        return Ok(());
+    }
+    let others = granted.iter().chain([default_audience]).map(String::as_str).filter(|other| carries(other));
+    Err(match others.collect::<Vec<_>>().join(", ") {
+        none if none.is_empty() => OAuthError::invalid_scope("No token of this client can carry any of this scope."),
+        others => OAuthError::invalid_target(format!(
+            "The access token would carry none of this scope; name as `resource` one of: {others}."
+        )),
+    })
 }

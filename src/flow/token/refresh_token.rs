@@ -12,7 +12,7 @@ use crate::protocol::token::RefreshTokenRequest;
 use crate::store::{Rotation, RotationRequest};
 
 use super::super::{Context, assurance};
-use super::{Issued, check_resource, issue_for_grant};
+use super::{Issued, check_target, issue_for_grant, may_need_resource};
 
 pub(super) async fn exchange(
     ctx: &Context,
@@ -24,8 +24,8 @@ pub(super) async fn exchange(
     let unknown = || OAuthError::invalid_grant("The refresh token is not valid.");
     let presented =
         GrantSecret::parse(REFRESH_TOKEN_PREFIX, request.refresh_token.expose_secret()).ok_or_else(unknown)?;
-    if request.scope.is_some() || request.resource.is_some() {
-        check_narrowing(ctx, client, &presented, &request, now).await?;
+    if request.scope.is_some() || request.resource.is_some() || may_need_resource(ctx, client) {
+        check_request(ctx, client, &presented, &request, now).await?;
     }
     let config = &ctx.config.refresh_token;
     let rotation = RotationRequest {
@@ -71,7 +71,7 @@ pub(super) async fn exchange(
 }
 
 /// A narrower scope or one of the granted resources may be asked for, nothing beyond (RFC 6749 section 6).
-async fn check_narrowing(
+async fn check_request(
     ctx: &Context,
     client: &Client,
     presented: &GrantSecret,
@@ -85,5 +85,6 @@ async fn check_narrowing(
     if request.scope.as_ref().is_some_and(|scope| !scope.is_subset_of(&grant.scope)) {
         return Err(OAuthError::invalid_scope("The scope is wider than what was granted."));
     }
-    request.resource.as_ref().map_or(Ok(()), |resource| check_resource(ctx, client, &grant, resource))
+    let scope = request.scope.as_ref().unwrap_or(&grant.scope);
+    check_target(ctx, client, &grant, request.resource.as_deref(), scope)
 }

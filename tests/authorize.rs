@@ -10,7 +10,7 @@ use support::app::Tokens;
 use support::browser::{tags, unescape};
 use support::http::query;
 use support::postgres::amid;
-use support::{HTTP, PASSWORD, VERIFIER, World, challenge, claims, get, send, wait_until, world};
+use support::{HTTP, PASSWORD, VERIFIER, World, challenge, claims, get, send, wait_until, word, world};
 use url::Url;
 
 #[test]
@@ -498,6 +498,45 @@ fn claims_may_be_asked_one_by_one() {
     assert!(id["auth_time"].is_u64(), "{id}");
     let info = w.web.userinfo(tokens["access_token"].as_str().unwrap()).ok();
     assert_eq!(info["email"], "ada@example.com");
+}
+
+#[test]
+fn s17_the_page_shows_the_apis_that_are_granted_and_no_others() {
+    let w = world();
+    let name = word();
+    let api = |what: &str| format!("https://{what}.{name}.example/");
+    for (what, scope) in [("one", "read one"), ("two", "read"), ("never", "read one")] {
+        let scope: Vec<_> = scope.split(' ').map(|scope| format!("{name}.{scope}")).collect();
+        w.server.resource(&api(what), &scope.join(" "), &[]);
+    }
+    let app = w.server.client(&json!({
+        "client_name": "Caller", "redirect_uris": [format!("https://{name}.example/callback")],
+        "scope": format!("openid {name}.read {name}.one"), "resources": [api("one"), api("two")],
+    }));
+    let browser = w.browser();
+    browser.through(w.web.request().url()).code();
+    let asks = |scope: &str, resource: Option<&str>| {
+        let request = app.request().with("scope", scope);
+        let request = resource.iter().fold(request, |request, what| request.with("resource", &api(what)));
+        let page = browser.open(request.url());
+        page.is("consent-page");
+        let shown: Vec<_> =
+            ["one", "two", "never"].into_iter().filter(|what| page.answer.body.contains(&api(what))).collect();
+        (page, shown)
+    };
+    let read = format!("openid {name}.read {name}.one");
+    assert_eq!(asks(&read, None).1, ["one", "two"], "only those that the client may have tokens for");
+    let plain = format!("{name}.read");
+    assert_eq!(asks(&plain, None).1, ["one", "two"]);
+    // What belongs to another API alone is neither shown nor granted.
+    let (page, shown) = asks(&read, Some("two"));
+    assert_eq!(shown, ["two"]);
+    let tokens = app.redeem(&browser.press(&page, "consent-allow", &[]).code()).ok();
+    assert_eq!(
+        (&tokens["scope"], &claims(tokens["access_token"].as_str().unwrap())["aud"]),
+        (&json!(plain), &json!(api("two")))
+    );
+    asks(&read, Some("one"));
 }
 
 #[test]

@@ -7,6 +7,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use countersign::clock::UnixTime;
 use countersign::crypto::opaque::Digest;
 use countersign::domain::activity::Origin;
@@ -558,6 +560,12 @@ fn s32_the_operator_ends_a_stolen_account_with_one_command_and_sees_it_done() {
     assert!(w.machine.is_active(&token), "another key signs in its place");
     w.server.cli_ok(&["revoke", "--all"], "");
     assert!(!w.machine.is_active(&token));
+    let foreign = {
+        let mut claims = claims(&token);
+        claims["iss"] = "https://another.example".into();
+        let [head, _, signature] = token.split('.').collect::<Vec<_>>()[..] else { panic!("{token}") };
+        format!("{head}.{}.{signature}", URL_SAFE_NO_PAD.encode(claims.to_string()))
+    };
     for wrong in [
         &["revoke"][..],
         &["revoke", "--all", "--user", "ada"],
@@ -566,6 +574,13 @@ fn s32_the_operator_ends_a_stolen_account_with_one_command_and_sees_it_done() {
         &["revoke", "--client", "client_x"],
         &["revoke", "--key", "x"],
         &["revoke", "--token", "x"],
+        // A session, grants and tokens that this server never made: of another time, of another version, of another issuer.
+        &["revoke", "--session", "3f0f8a9e-7c4b-4b0f-8c62-0d7b3f1a2c4d"],
+        &["revoke", "--grant", "x"],
+        &["revoke", "--grant", "0198f4a2-5b7e-7c3d-9a1b-2c3d4e5f6071"],
+        &["revoke", "--token", "3f0f8a9e-7c4b-4b0f-8c62-0d7b3f1a2c4d"],
+        &["revoke", "--token", "ffffffff-ffff-7c3d-9a1b-2c3d4e5f6071"],
+        &["revoke", "--token", &*foreign],
         &["logout-delivery", "retry"],
         &["logout-delivery", "retry", "x"],
     ] {

@@ -104,6 +104,33 @@ fn a_sid_is_shared_or_of_one_client_alone() {
     assert_eq!(one.as_str().unwrap().len(), 43);
 }
 
+#[test]
+fn an_operator_ends_a_session_by_the_sid_that_one_client_knows() {
+    let w = World::new(&[("COUNTERSIGN_SESSION__SID", "per_client")]);
+    let (browser, another) = (w.browser(), w.browser());
+    let (web, third) = (w.web.tokens(&browser, "openid"), w.third.tokens(&browser, "openid"));
+    let untouched = w.web.tokens(&another, "openid");
+    let sid = claims(third.id())["sid"].as_str().unwrap().to_owned();
+    let said = w.server.cli_ok(&["revoke", "--session", &sid, "--dry-run"], "");
+    assert!(said.contains("Would end session"), "{said}");
+    w.server.cli_ok(&["revoke", "--session", &sid], "");
+    assert!(!w.web.is_active(web.access()) && !w.third.is_active(third.access()));
+    assert!(w.web.is_active(untouched.access()));
+    assert!(
+        w.server.cli_ok(&["revoke", "--session", &sid], "").contains("Nothing of session"),
+        "it is known, and ended"
+    );
+    // Another's derived name, and what was never one.
+    let mut unknown = sid.clone();
+    unknown.replace_range(..1, if sid.starts_with('A') { "B" } else { "A" });
+    for name in [&*unknown, "f7a5a2b6-8f5d-4a49-9bb4-9e6ab9bd28b5", "x"] {
+        let failed = w.server.cli(&["revoke", "--session", name], "");
+        let said = String::from_utf8_lossy(&failed.stderr);
+        assert_eq!(failed.status.code(), Some(1), "{name}: {said}");
+        assert!(said.contains("countersign session list"), "{name}: {said}");
+    }
+}
+
 /// A request as a proxy of ours forwards it from an address.
 fn from(browser: &Browser, address: &str, url: &str) -> Answer {
     browser.send(HTTP.get(url).header("x-forwarded-for", address))

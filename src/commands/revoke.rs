@@ -4,11 +4,13 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{anyhow, bail, ensure};
 use clap::{ArgGroup, Args};
+use countersign::app;
 use countersign::clock::UnixTime;
-use countersign::crypto::opaque::{GrantSecret, REFRESH_TOKEN_PREFIX};
+use countersign::crypto::opaque::{Digest, GrantSecret, REFRESH_TOKEN_PREFIX, sid_of_client};
 use countersign::domain::ids::{ClientId, GrantId, SessionId, issued_at};
 use countersign::protocol::jose::UnverifiedJws;
-use countersign::store::{Ended, Ending};
+use countersign::store::{Ended, Ending, SessionClient};
+use uuid::Uuid;
 
 use super::terminal::{fields, note, print};
 use super::{Context, key};
@@ -26,8 +28,8 @@ pub struct RevokeCommand {
     /// All that an application was given, for people and for itself
     #[arg(long, group = "what", value_name = "CLIENT_ID")]
     client: Option<String>,
-    /// One browser's sign-in (`sid`; `countersign session list` shows them)
-    #[arg(long, group = "what", value_name = "SESSION")]
+    /// One browser's sign-in (`sid` of any of its tokens; `countersign session list` shows them)
+    #[arg(long, group = "what", value_name = "SESSION", allow_hyphen_values = true)]
     session: Option<String>,
     /// What one authorization gave: its refresh tokens and access tokens
     #[arg(long, group = "what", value_name = "GRANT")]
@@ -94,11 +96,17 @@ impl RevokeCommand {
             ensure!(known, "there is no client {id}; `countersign client list` shows them all");
             return Ok((format!("all that client {id} has"), Ending::Client(ClientId::from_stored(id.as_str()))));
         }
-        if let Some(id) = &self.session {
-            return Ok((format!("session {id}"), Ending::Session(SessionId::from_stored(id.as_str()))));
+        if let Some(name) = &self.session {
+            let id = find_session(ctx, name.trim()).await?;
+            return Ok((format!("session {id}"), Ending::Session(id)));
         }
-        if let Some(id) = &self.grant {
-            return Ok((format!("grant {id}"), Ending::Grant(GrantId::from_stored(id.as_str()))));
+        if let Some(name) = &self.grant {
+            let id = GrantId::from_stored(name.trim());
+            ensure!(
+                ctx.store.has_grant(id.clone()).await?,
+                "there is no grant {id} (`grant_id` in its access tokens); `--user` and `--client` end all that somebody has"
+            );
+            return Ok((format!("grant {id}"), Ending::Grant(id)));
         }
         if let Some(token) = &self.token {
             return self.token(ctx, token.trim()).await;
@@ -114,14 +122,58 @@ impl RevokeCommand {
         }
         let jti = match UnverifiedJws::parse(token) {
             // Of whatever signature: it only says which token is meant.
-            Some(jws) => jws.claim_str("jti").map(str::to_owned),
-            None => Some(token.to_owned()),
+            Some(jws) => jws
+                .claim_str("jti")
+                .filter(|_| jws.claim_str("iss") == Some(ctx.config.issuer.as_str()))
+                .and_then(|jti| ours(jti, ctx.now())),
+            None => ours(token, ctx.now()),
         };
-        let jti = jti.filter(|jti| issued_at(jti).is_some());
         let jti =
             jti.ok_or_else(|| anyhow!("this is neither the `jti` of an access token nor a token of this server"))?;
         Ok((format!("access token {jti}"), Ending::Token(jti)))
     }
+}
+
+/// Clocks of several servers differ by no more.
+const SKEW: Duration = Duration::from_mins(1);
+
+/// The `jti`, as it stands in the token, of one that this server may have issued: a `UUIDv7` of no later instant than now.
+fn ours(text: &str, now: UnixTime) -> Option<String> {
+    let jti = Uuid::try_parse(text).ok()?.hyphenated().to_string();
+    (issued_at(&jti)? <= now.plus(SKEW)).then_some(jti)
+}
+
+/// So many sessions with their clients are tried: seconds.
+const MOST_TRIED: usize = 1_000_000;
+
+/// A session by its identifier, or by what a client knows it as: where `session.sid` is `per_client` that is derived and
+/// tells nothing, so that each session is tried.
+async fn find_session(ctx: &Context, name: &str) -> anyhow::Result<SessionId> {
+    let id = SessionId::from_stored(name);
+    if ctx.store.has_session(id.clone()).await? {
+        return Ok(id);
+    }
+    let unknown = || anyhow!("there is no session {name}; `countersign session list` shows those that live");
+    if Digest::try_from(name.to_owned()).is_err() {
+        return Err(unknown());
+    }
+    let key = app::open_sealing_key(&ctx.config, &ctx.store).await?.session_key();
+    let (mut tried, mut last) = (0, None);
+    while tried < MOST_TRIED {
+        let some = ctx.store.list_session_clients(last).await?;
+        let fits = |(session, client): &&SessionClient| sid_of_client(&key, session.as_str(), client.as_str()) == name;
+        if let Some((session, _)) = some.iter().find(fits) {
+            return Ok(session.clone());
+        }
+        tried += some.len();
+        last = some.last().cloned();
+        if last.is_none() {
+            return Err(unknown());
+        }
+    }
+    bail!(
+        "{name} is none of the first {MOST_TRIED} sessions; `countersign session list --user` shows those of a person"
+    )
 }
 
 fn counts(ended: &Ended) -> String {

@@ -144,6 +144,7 @@ fn s99_cross_origin_calls_are_for_registered_origins_and_never_with_credentials(
         assert!(allowed.header("access-control-allow-methods").contains("POST"), "{path}: {allowed:?}");
         let headers = allowed.header("access-control-allow-headers").to_ascii_lowercase();
         assert!(headers.contains("authorization") && headers.contains("content-type"), "{path}: {allowed:?}");
+        assert_eq!(allowed.header("access-control-allow-methods").contains("GET"), path == "/userinfo", "{path}");
         for origin in [
             "https://evil.example",
             "null",
@@ -171,6 +172,36 @@ fn s99_cross_origin_calls_are_for_registered_origins_and_never_with_credentials(
     for path in ["/introspect", "/authorize"] {
         assert_eq!(preflight(&w, path, "https://spa.example").header("access-control-allow-origin"), "", "{path}");
     }
+}
+
+#[test]
+fn s99_what_is_refused_before_the_client_is_known_is_readable_for_registered_origins() {
+    let w = world();
+    let form = "application/x-www-form-urlencoded";
+    for path in ["/token", "/revoke", "/userinfo"] {
+        let url = w.server.url(path);
+        let mut requests = vec![(405, HTTP.delete(&url))];
+        if path != "/userinfo" {
+            requests.extend([
+                (405, HTTP.get(&url)),
+                (400, HTTP.post(&url).header("content-type", "text/plain").body("x")),
+                (400, HTTP.post(&url).header("content-type", form).body("x=%ff")),
+                (413, HTTP.post(&url).header("content-type", form).body("x".repeat(65_537))),
+            ]);
+        }
+        for (status, request) in requests {
+            for origin in ["https://spa.example", "https://evil.example", "null"] {
+                let answer = send(request.try_clone().unwrap().header("origin", origin));
+                assert_eq!(answer.status, status, "{path}: {answer:?}");
+                let expected = if origin == "https://spa.example" { origin } else { "" };
+                assert_eq!(answer.header("access-control-allow-origin"), expected, "{path} {origin}: {answer:?}");
+                assert_eq!(answer.header("access-control-allow-credentials"), "", "{path}");
+                assert_eq!(answer.header("vary"), "Origin", "{path}: {answer:?}");
+            }
+        }
+    }
+    let answer = send(HTTP.get(w.server.url("/introspect")).header("origin", "https://spa.example"));
+    assert_eq!(answer.header("access-control-allow-origin"), "", "{answer:?}");
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use actix_web::http::StatusCode;
 use actix_web::http::header::{
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY,
-    CONTENT_TYPE, HeaderValue, LOCATION, PRAGMA, REFERRER_POLICY, RETRY_AFTER, SET_COOKIE, STRICT_TRANSPORT_SECURITY,
-    VARY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, PRAGMA, REFERRER_POLICY, RETRY_AFTER, SET_COOKIE,
+    STRICT_TRANSPORT_SECURITY, VARY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use askama::Template;
@@ -111,13 +111,17 @@ fn log(error: &OAuthError) {
 
 /// Lets browser code of this origin read the answer; never with credentials.
 pub fn allow_origin(mut response: HttpResponse, origin: Option<&str>) -> HttpResponse {
-    response.headers_mut().insert(VARY, HeaderValue::from_static("Origin"));
-    if let Some(Ok(origin)) = origin.map(HeaderValue::from_str) {
-        response.headers_mut().insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        let readable = HeaderValue::from_static("WWW-Authenticate, Retry-After");
-        response.headers_mut().insert(ACCESS_CONTROL_EXPOSE_HEADERS, readable);
-    }
+    allow_origin_in(response.headers_mut(), origin);
     response
+}
+
+pub fn allow_origin_in(headers: &mut HeaderMap, origin: Option<&str>) {
+    headers.insert(VARY, HeaderValue::from_static("Origin"));
+    if let Some(Ok(origin)) = origin.map(HeaderValue::from_str) {
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        let readable = HeaderValue::from_static("WWW-Authenticate, Retry-After");
+        headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, readable);
+    }
 }
 
 /// 303: a browser follows it by GET, so nothing that was posted travels on (RFC 9700 section 4.12).

@@ -27,8 +27,12 @@ mod statics;
 mod token;
 mod userinfo;
 
+use actix_web::Route;
 use actix_web::http::Method;
+use actix_web::middleware::from_fn;
 use actix_web::web::{self, ServiceConfig};
+
+use crate::flow::Context;
 
 pub use demo::Demo;
 pub use observe::observe;
@@ -38,6 +42,12 @@ macro_rules! refuse {
     ($allowed:literal) => {
         web::to(|| async { answer::method_not_allowed($allowed) })
     };
+}
+
+/// The preflight of an address that browser applications call by these methods.
+fn called_by_browsers(methods: &'static str) -> Route {
+    web::method(Method::OPTIONS)
+        .to(move |request, ctx: web::Data<Context>| async move { request::preflight(&request, &ctx, methods) })
 }
 
 /// Every address that is served, and by whom. Another method than those listed is 405 with `Allow`.
@@ -65,22 +75,25 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(
             web::resource("/token")
                 .route(web::post().to(token::post))
-                .route(web::method(Method::OPTIONS).to(request::preflight))
-                .default_service(refuse!("POST, OPTIONS")),
+                .route(called_by_browsers("POST"))
+                .default_service(refuse!("POST, OPTIONS"))
+                .wrap(from_fn(request::readable)),
         )
         .service(
             web::resource("/revoke")
                 .route(web::post().to(revoke::post))
-                .route(web::method(Method::OPTIONS).to(request::preflight))
-                .default_service(refuse!("POST, OPTIONS")),
+                .route(called_by_browsers("POST"))
+                .default_service(refuse!("POST, OPTIONS"))
+                .wrap(from_fn(request::readable)),
         )
         .service(web::resource("/introspect").route(web::post().to(introspect::post)).default_service(refuse!("POST")))
         .service(
             web::resource("/userinfo")
                 .route(web::get().to(userinfo::get))
                 .route(web::post().to(userinfo::post))
-                .route(web::method(Method::OPTIONS).to(request::preflight))
-                .default_service(refuse!("GET, POST, OPTIONS")),
+                .route(called_by_browsers("GET, POST"))
+                .default_service(refuse!("GET, POST, OPTIONS"))
+                .wrap(from_fn(request::readable)),
         )
         .service(
             web::resource("/authorize")

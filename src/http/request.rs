@@ -3,12 +3,14 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-use actix_web::dev::Payload;
+use actix_web::body::MessageBody;
+use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_MAX_AGE, AUTHORIZATION, CONTENT_LENGTH,
-    CONTENT_TYPE, COOKIE, HeaderName, HeaderValue, ORIGIN, USER_AGENT,
+    CONTENT_TYPE, COOKIE, HeaderName, HeaderValue, ORIGIN, USER_AGENT, VARY,
 };
+use actix_web::middleware::Next;
 use actix_web::{FromRequest, HttpRequest, HttpResponse, ResponseError, web};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
@@ -24,7 +26,7 @@ use crate::protocol::client_auth::parse_basic;
 use crate::protocol::error::OAuthError;
 use crate::protocol::params::Params;
 
-use super::answer::{allow_origin, error_page, json_error_with_status};
+use super::answer::{allow_origin, allow_origin_in, error_page, json_error_with_status};
 
 /// In bytes. No request of ours is larger.
 const MAX_BODY: usize = 64 * 1024;
@@ -169,14 +171,29 @@ pub fn claimed_client(authorization: Option<&str>, params: &Params) -> Option<St
     basic.or_else(|| params.get("client_id").map(str::to_owned))
 }
 
+/// Around the addresses that browser applications call. What is refused before there is a client to know the origins of (a
+/// body that was not taken, another method) may be read by those of all clients, as the preflight was.
+pub async fn readable(
+    request: ServiceRequest,
+    next: Next<impl MessageBody>,
+) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+    let mut response = next.call(request).await?;
+    if !response.headers().contains_key(VARY) {
+        let ctx = response.request().app_data::<web::Data<Context>>();
+        let origin = ctx.and_then(|ctx| readable_by(response.request(), ctx, None)).map(str::to_owned);
+        allow_origin_in(response.headers_mut(), origin.as_deref());
+    }
+    Ok(response)
+}
+
 /// The preflight of a browser application's request (Fetch standard, RFC 10017): for registered origins, never with
 /// credentials.
-pub async fn preflight(request: HttpRequest, ctx: web::Data<Context>) -> HttpResponse {
-    let origin = readable_by(&request, &ctx, None);
+pub fn preflight(request: &HttpRequest, ctx: &Context, methods: &'static str) -> HttpResponse {
+    let origin = readable_by(request, ctx, None);
     let mut response = HttpResponse::NoContent();
     if origin.is_some() {
         response
-            .insert_header((ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST")))
+            .insert_header((ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods)))
             .insert_header((ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("authorization, content-type")))
             .insert_header((ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600")));
     }

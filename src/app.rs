@@ -209,7 +209,7 @@ async fn run(config: Config) -> Result<(), AppError> {
     let data = web::Data::from(Arc::clone(&ctx));
     let counted = Arc::clone(&ctx);
     let server = HttpServer::new(move || {
-        let app = App::new().app_data(data.clone()).wrap(from_fn(http::observe));
+        let app = App::new().app_data(data.clone()).wrap(from_fn(http::head_as_get)).wrap(from_fn(http::observe));
         match &demo {
             Some(demo) => app.app_data(demo.clone()).configure(http::demo_routes).configure(http::routes),
             None => app.configure(http::routes),
@@ -259,7 +259,9 @@ fn listen(address: std::net::SocketAddr) -> std::io::Result<TcpListener> {
 /// Metrics and health, for the operator alone.
 fn serve_operator(ctx: &Arc<Context>, address: std::net::SocketAddr) -> Result<ServerHandle, AppError> {
     let data = web::Data::from(Arc::clone(ctx));
-    let server = HttpServer::new(move || App::new().app_data(data.clone()).configure(http::operator_routes))
+    let app =
+        move || App::new().app_data(data.clone()).wrap(from_fn(http::head_as_get)).configure(http::operator_routes);
+    let server = HttpServer::new(app)
         .workers(1)
         .disable_signals()
         .client_request_timeout(HEADER_TIMEOUT)

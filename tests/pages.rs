@@ -3,9 +3,11 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use support::{Browser, HTTP, PASSWORD, Page, TestServer, World, claims, get, post, wait_for, word, world};
+use reqwest::Method;
+use support::{Browser, HTTP, PASSWORD, Page, TestServer, World, claims, get, post, send, wait_for, word, world};
 
 /// One page of each kind.
 fn pages(w: &World) -> Vec<Page> {
@@ -440,4 +442,40 @@ fn a_foreign_cookie_that_is_no_text_hides_none_of_ours() {
     let line = reqwest::header::HeaderValue::from_bytes(&line).unwrap();
     let answer = support::HTTP.get(page.url.clone()).header("cookie", line).send().unwrap();
     assert!(answer.text().unwrap().contains("login-form"));
+}
+
+#[test]
+fn head_is_get_without_a_body() {
+    let w = world();
+    let browser = w.browser();
+    let code = w.web.code(&browser, "openid");
+    let bearer = format!("Bearer {}", support::app::Tokens(w.web.redeem(&code).ok()).access());
+    let authorize = w.third.request().url();
+    let authorize = authorize.strip_prefix(&w.server.issuer).unwrap();
+    let paths =
+        ["/", "/account", "/account/profile", "/account/security", "/logout", "/userinfo", "/favicon.ico", "/sign-out"];
+    for path in
+        paths.into_iter().chain(["/health/live", "/health/ready", "/jwks", "/flow/x/sign-in", "/nothing", authorize])
+    {
+        let ask =
+            |method: Method| browser.send(HTTP.request(method, w.server.url(path)).header("authorization", &bearer));
+        let (get, head) = (ask(Method::GET), ask(Method::HEAD));
+        assert_eq!((head.status, &*head.body), (get.status, ""), "{path}: {head:?}");
+        let names = |answer: &support::Answer| answer.headers.keys().map(ToString::to_string).collect::<BTreeSet<_>>();
+        assert_eq!(names(&head), names(&get), "{path}");
+        for name in ["content-type", "content-length", "cache-control", "content-security-policy"] {
+            assert_eq!(head.header(name), get.header(name), "{path}: {name}");
+        }
+        if get.status != 404 {
+            let allow = ask(Method::PUT).header("allow").to_owned();
+            assert!(allow.starts_with("GET, HEAD"), "{path}: {allow}");
+        }
+    }
+    for path in ["/token", "/revoke", "/introspect"] {
+        let answer = send(HTTP.head(w.server.url(path)));
+        assert_eq!(answer.status, 405, "{path}: {answer:?}");
+        assert!(!answer.header("allow").contains("HEAD"), "{path}: {answer:?}");
+    }
+    // The connection goes on with the next answer: no body was left on it.
+    assert_eq!(w.get("/health/live").status, 200);
 }

@@ -314,10 +314,14 @@ pub fn span_words(span: std::time::Duration) -> String {
     }
 }
 
+/// What has GET has HEAD.
 pub fn method_not_allowed(allowed: &'static str) -> HttpResponse {
+    let allowed = allowed.replacen("GET", "GET, HEAD", 1);
     let error = OAuthError::invalid_request("This method is not allowed here.");
     let mut response = json_error_with_status(&error, StatusCode::METHOD_NOT_ALLOWED);
-    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    if let Ok(allowed) = HeaderValue::from_str(&allowed) {
+        response.headers_mut().insert(ALLOW, allowed);
+    }
     response
 }
 

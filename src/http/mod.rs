@@ -35,7 +35,7 @@ use actix_web::web::{self, ServiceConfig};
 use crate::flow::Context;
 
 pub use demo::Demo;
-pub use observe::observe;
+pub use observe::{head_as_get, observe};
 
 /// The answer to any other method than those listed.
 macro_rules! refuse {
@@ -50,27 +50,21 @@ fn called_by_browsers(methods: &'static str) -> Route {
         .to(move |request, ctx: web::Data<Context>| async move { request::preflight(&request, &ctx, methods) })
 }
 
-/// Every address that is served, and by whom. Another method than those listed is 405 with `Allow`.
+/// Every address that is served, and by whom. Another method than those listed is 405 with `Allow`; where GET is, HEAD is
+/// too ([`head_as_get`]).
 pub fn routes(config: &mut ServiceConfig) {
     let document = |path: &str| web::resource(path).route(web::method(Method::OPTIONS).to(discovery::preflight));
     config
-        .service(
-            document("/jwks")
-                .route(web::get().to(discovery::jwks))
-                .route(web::head().to(discovery::jwks))
-                .default_service(refuse!("GET, HEAD, OPTIONS")),
-        )
+        .service(document("/jwks").route(web::get().to(discovery::jwks)).default_service(refuse!("GET, OPTIONS")))
         .service(
             document("/.well-known/openid-configuration")
                 .route(web::get().to(discovery::metadata))
-                .route(web::head().to(discovery::metadata))
-                .default_service(refuse!("GET, HEAD, OPTIONS")),
+                .default_service(refuse!("GET, OPTIONS")),
         )
         .service(
             document("/.well-known/oauth-authorization-server")
                 .route(web::get().to(discovery::metadata))
-                .route(web::head().to(discovery::metadata))
-                .default_service(refuse!("GET, HEAD, OPTIONS")),
+                .default_service(refuse!("GET, OPTIONS")),
         )
         .service(
             web::resource("/token")

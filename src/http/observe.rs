@@ -81,6 +81,18 @@ pub async fn observe(
     .await
 }
 
+/// HEAD is GET without the body, which the connection leaves out by itself (RFC 9110 section 9.3.2): what has the one has
+/// the other, and neither does more.
+pub async fn head_as_get(
+    mut request: ServiceRequest,
+    next: Next<impl MessageBody>,
+) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    if *request.method() == Method::HEAD {
+        request.head_mut().method = Method::GET;
+    }
+    next.call(request).await
+}
+
 /// What a proxy of ours called the request; nobody else's word counts, and no more than a short plain word.
 fn given_id(request: &ServiceRequest, ctx: &Context) -> Option<String> {
     let id = request.headers().get(REQUEST_ID)?.to_str().ok()?;

@@ -288,6 +288,30 @@ fn session_state_is_a_salted_hash_of_client_origin_and_session() {
 }
 
 #[test]
+fn the_state_lives_as_long_as_a_kept_session() {
+    let w = World::new(&[
+        ("COUNTERSIGN_SESSION__MANAGEMENT", "true"),
+        ("COUNTERSIGN_SESSION__IDLE", "1h"),
+        ("COUNTERSIGN_SESSION__LIFETIME", "1h"),
+        ("COUNTERSIGN_SESSION__KEEP", "2h"),
+    ]);
+    for (keep, is_kept) in [("yes", true), ("", false)] {
+        let browser = w.browser();
+        sign_in(&w, &browser, keep);
+        // At the sign-in, with its answer, and with a later one in which no page was shown.
+        assert!(is_signed_in(&w, &browser));
+        let lines: Vec<_> =
+            browser.set_cookie_lines().into_iter().filter(|line| line.starts_with("cs_state=")).collect();
+        assert!(lines.len() >= 3, "{lines:?}");
+        for line in lines {
+            let max_age = line.split("Max-Age=").nth(1).map(|seconds| seconds.parse::<u32>().unwrap());
+            assert_eq!(max_age.is_some_and(|seconds| (7190..=7200).contains(&seconds)), is_kept, "{line}");
+            assert_eq!(max_age.is_some(), is_kept, "{line}");
+        }
+    }
+}
+
+#[test]
 fn over_https_the_state_reaches_frames_of_other_sites() {
     let server = TestServer::prepare(&[
         ("COUNTERSIGN_ISSUER", "https://id.example"),

@@ -1,5 +1,7 @@
 //! A browser's sign-in.
 
+use std::time::Duration;
+
 use crate::clock::UnixTime;
 use crate::protocol::acr::{AMR_MFA, Class};
 
@@ -45,6 +47,14 @@ pub struct Session {
     pub is_kept: bool,
     /// From where they last proved who they are; empty where that is not known.
     pub auth_address: String,
+}
+
+impl Session {
+    /// For how long its cookies are to outlive the browser's closing, where they are.
+    #[must_use]
+    pub fn kept_for(&self, now: UnixTime) -> Option<Duration> {
+        self.is_kept.then(|| self.expires_at.since(now))
+    }
 }
 
 /// A live session and whose it is.

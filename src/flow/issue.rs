@@ -15,7 +15,7 @@ use crate::domain::session::SignedIn;
 use crate::domain::user::User;
 use crate::protocol::error::OAuthError;
 use crate::protocol::redirect_uri::origin_of;
-use crate::protocol::response_mode::AuthorizationResponse;
+use crate::protocol::response_mode::{AuthorizationResponse, BrowserState};
 use crate::store::{Granting, NewGrant};
 
 use super::{Context, assurance, consent, session};
@@ -88,6 +88,7 @@ pub async fn code(
     if let (Some(origin), Some(browser_state)) = (&origin, &browser_state) {
         parameters.push(("session_state", session_state(destination.client_id.as_str(), origin, browser_state)?));
     }
+    let browser_state = browser_state.map(|value| BrowserState { value, max_age: signed_in.session.kept_for(now) });
     Ok(Issued::Answer(AuthorizationResponse { browser_state, ..request.target.respond(ctx.issuer(), parameters) }))
 }
 

@@ -110,7 +110,7 @@ impl SessionCookie {
         let state = || browser_state(&ctx.session_key, session.id.as_str());
         Self {
             value: secret.reveal(),
-            max_age: session.is_kept.then(|| session.expires_at.since(now)),
+            max_age: session.kept_for(now),
             state: ctx.config.session.management.then(state),
         }
     }

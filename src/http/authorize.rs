@@ -63,7 +63,8 @@ fn refuse(response: &AuthorizationResponse, error: &OAuthError, https: bool) -> 
 /// Sends an authorization response on its way.
 pub fn respond(response: &AuthorizationResponse, https: bool) -> HttpResponse {
     let names = CookieNames::new(https);
-    let state = response.browser_state.as_ref().map(|state| names.set_readable(names.state, state));
+    let kept = response.browser_state.as_ref();
+    let state = kept.map(|state| names.set_readable(names.state, &state.value, state.max_age));
     if response.mode != ResponseMode::FormPost {
         return with_cookies(see_other(&response.location(), https), state);
     }

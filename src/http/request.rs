@@ -249,16 +249,15 @@ impl CookieNames {
     #[must_use]
     pub fn set(&self, name: &str, value: &str, age: Option<Duration>) -> String {
         let secure = if self.https { "; Secure" } else { "" };
-        let age = age.map(|age| format!("; Max-Age={}", age.as_secs())).unwrap_or_default();
-        format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax{secure}{age}")
+        format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax{secure}{}", max_age(age))
     }
 
     /// A cookie that scripts of this origin read, in a frame of another site too: it holds no secret. Without TLS browsers
     /// take no `SameSite=None`; there, frames of the same host on another port still see it.
     #[must_use]
-    pub fn set_readable(&self, name: &str, value: &str) -> String {
+    pub fn set_readable(&self, name: &str, value: &str, age: Option<Duration>) -> String {
         let reach = if self.https { "SameSite=None; Secure" } else { "SameSite=Lax" };
-        format!("{name}={value}; Path=/; {reach}")
+        format!("{name}={value}; Path=/; {reach}{}", max_age(age))
     }
 
     #[must_use]
@@ -267,18 +266,23 @@ impl CookieNames {
     }
 }
 
-/// The lines that give a browser its session.
+fn max_age(age: Option<Duration>) -> String {
+    age.map(|age| format!("; Max-Age={}", age.as_secs())).unwrap_or_default()
+}
+
+/// The lines that give a browser its session. The state lives as long: without it the session would seem to have changed.
 pub fn session_cookies(cookie: &SessionCookie, https: bool) -> impl Iterator<Item = String> {
     let names = CookieNames::new(https);
     let session = names.set(names.session, cookie.value.expose_secret(), cookie.max_age);
-    [session].into_iter().chain(cookie.state.as_ref().map(|state| names.set_readable(names.state, state)))
+    let state = cookie.state.as_ref().map(|state| names.set_readable(names.state, state, cookie.max_age));
+    [session].into_iter().chain(state)
 }
 
 /// The lines that take it away. The state stays, as that of nobody: a frame that sees none could not tell the sign-out from
 /// a browser that hides cookies from it.
 pub fn no_session_cookies(ctx: &Context) -> impl Iterator<Item = String> {
     let names = CookieNames::new(ctx.config.issuer.is_https());
-    let state = ctx.config.session.management.then(|| names.set_readable(names.state, "-"));
+    let state = ctx.config.session.management.then(|| names.set_readable(names.state, "-", None));
     [names.clear(names.session)].into_iter().chain(state)
 }
 

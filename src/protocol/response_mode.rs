@@ -1,5 +1,7 @@
 //! `response_mode`: how an authorization response travels (OAuth 2.0 Multiple Response Types section 2.1, Form Post).
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::error::OAuthError;
@@ -34,8 +36,15 @@ pub struct AuthorizationResponse {
     pub redirect_uri: String,
     pub mode: ResponseMode,
     pub parameters: Vec<(&'static str, String)>,
-    /// What `session_state` was made of, for the browser to keep (OpenID Connect Session Management section 3.2).
-    pub browser_state: Option<String>,
+    /// What `session_state` was made of (OpenID Connect Session Management section 3.2).
+    pub browser_state: Option<BrowserState>,
+}
+
+/// What a browser is to keep for its pages to read, and how long: `None`, until it closes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrowserState {
+    pub value: String,
+    pub max_age: Option<Duration>,
 }
 
 impl AuthorizationResponse {

@@ -710,15 +710,21 @@ fn people_are_imported_all_or_none_and_sign_in_with_the_password_of_before() {
         "not json: hush",
         r#"{"username": "three"}"#,
         r#"{"username": "THREE"}"#,
+        r#"{"username": "four", "email": "x@example.com"}"#,
+        r#"{"username": "five", "email": "X@example.com"}"#,
+        r#"{"username": "six", "email": "Ada@example.com"}"#,
     ];
     let output = import(&bad.join("\n"));
     let told = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
     for part in [
         "line 1: password_hash is of no form",
+        "line 2: there is a user ada already",
         "line 3: \"emial\"",
         "line 4: is not JSON",
-        "line 6: the name",
+        "line 6: the name \"THREE\" stands in line 5 too",
+        "warning: line 8: the e-mail address X@example.com stands in line 7 too",
+        "warning: line 9: another user has the e-mail address Ada@example.com already",
         "nobody was imported",
     ] {
         assert!(told.contains(part), "{part}: {told}");

@@ -1,55 +1,114 @@
 //! `user import`: people of another system, with their password hashes. All of them, or none and a line for each problem.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow, bail};
 use countersign::clock::UnixTime;
 use countersign::crypto::foreign;
 use countersign::domain::ids::UserId;
-use countersign::domain::user::{User, check_claims, check_email, check_name, normal_name};
+use countersign::domain::user::{User, check_claims, check_email, check_name, normal_email, normal_name};
 use countersign::store::NewUser;
 use serde_json::{Map, Value};
 
 use super::Context;
-use super::terminal::{Problems, print, read_all};
+use super::terminal::{Problems, print, read_all, warn};
 
 /// Half a million people.
 const MAX_FILE: u64 = 512 * 1024 * 1024;
 /// So many problems are told.
 const MOST_TOLD: usize = 100;
 
+/// Somebody to import, and where they stand in the file.
+struct Entry {
+    index: usize,
+    place: String,
+    new: NewUser,
+}
+
 pub async fn import(ctx: &Context, file: &Path) -> anyhow::Result<()> {
     let bytes = read_all(file, MAX_FILE)?;
     let now = ctx.now();
-    let (mut people, mut problems, mut names) = (Vec::new(), Vec::new(), HashSet::new());
-    for (place, value) in rows(&bytes)? {
+    let (mut entries, mut problems) = (Vec::new(), Vec::new());
+    for (index, (place, value)) in rows(&bytes)?.into_iter().enumerate() {
         match value.and_then(|value| person(&value, now)) {
-            Ok(new) if !names.insert(normal_name(&new.user.username)) => {
-                problems.push(format!("{place}: the name {:?} stands in the file twice", new.user.username));
-            }
-            Ok(new) => people.push(new),
-            Err(why) => problems.push(format!("{place}: {why}")),
+            Ok(new) => entries.push(Entry { index, place, new }),
+            Err(why) => problems.push((index, format!("{place}: {why}"))),
         }
     }
-    if people.is_empty() && problems.is_empty() {
+    if entries.is_empty() && problems.is_empty() {
         bail!("there is nobody in {}", file.display());
     }
+    problems.extend(taken_names(ctx, &entries).await?);
+    problems.sort_by_key(|(index, _)| *index);
+    let mut problems: Vec<String> = problems.into_iter().map(|(_, problem)| problem).collect();
+    let mut shared = shared_addresses(ctx, &entries).await?;
+    shorten(&mut shared, "more addresses that are shared");
+    for line in &shared {
+        warn(line);
+    }
     if problems.is_empty() {
-        let count = people.len();
-        let taken = ctx.store.import_users(people).await?;
+        let count = entries.len();
+        let taken = ctx.store.import_users(entries.into_iter().map(|entry| entry.new).collect()).await?;
         if taken.is_empty() {
             return print(&format!("Imported {count} users."));
         }
         problems = taken.iter().map(|name| format!("there is a user {name} already")).collect();
     }
-    let more = problems.len().saturating_sub(MOST_TOLD);
-    problems.truncate(MOST_TOLD);
-    if more > 0 {
-        problems.push(format!("and {more} problems more"));
-    }
+    shorten(&mut problems, "problems more");
     problems.push("nobody was imported; mend these and run it again".to_owned());
     Err(Problems(problems).into())
+}
+
+fn shorten(lines: &mut Vec<String>, of_what: &str) {
+    let more = lines.len().saturating_sub(MOST_TOLD);
+    lines.truncate(MOST_TOLD);
+    if more > 0 {
+        lines.push(format!("and {more} {of_what}"));
+    }
+}
+
+/// Names that somebody has, or that stand in the file twice. Looked for before anybody is stored, to tell all that is wrong
+/// at once; storing them looks again.
+async fn taken_names(ctx: &Context, entries: &[Entry]) -> anyhow::Result<Vec<(usize, String)>> {
+    let name = |entry: &Entry| normal_name(&entry.new.user.username);
+    let known = ctx.store.known_names(entries.iter().map(name).collect()).await?;
+    let mut first = HashMap::new();
+    let mut problems = Vec::new();
+    for entry in entries {
+        let (name, Entry { index, place, new }) = (name(entry), entry);
+        let username = &new.user.username;
+        if known.contains(&name) {
+            problems.push((*index, format!("{place}: there is a user {username} already")));
+        }
+        if let Some(first) = first.get(&name) {
+            problems.push((*index, format!("{place}: the name {username:?} stands in {first} too")));
+        } else {
+            first.insert(name, place);
+        }
+    }
+    Ok(problems)
+}
+
+/// Addresses that somebody has, or that stand in the file twice: two people may share one, which is worth a warning.
+async fn shared_addresses(ctx: &Context, entries: &[Entry]) -> anyhow::Result<Vec<String>> {
+    let address = |entry: &Entry| entry.new.user.email.as_deref().map(normal_email);
+    let known = ctx.store.known_emails(entries.iter().filter_map(address).collect()).await?;
+    let mut first = HashMap::new();
+    let mut shared = Vec::new();
+    for entry in entries {
+        let Some(email) = address(entry) else { continue };
+        let (place, given) = (&entry.place, entry.new.user.email.as_deref().unwrap_or_default());
+        if known.contains(&email) {
+            shared.push(format!("{place}: another user has the e-mail address {given} already"));
+        }
+        if let Some(first) = first.get(&email) {
+            shared.push(format!("{place}: the e-mail address {given} stands in {first} too"));
+        } else {
+            first.insert(email, place);
+        }
+    }
+    Ok(shared)
 }
 
 type Row = (String, Result<Value, String>);

@@ -18,6 +18,7 @@ use crate::domain::session::SignedIn;
 use crate::domain::throttle::Bucket;
 use crate::domain::zone::Zone;
 use crate::protocol::error::OAuthError;
+use crate::protocol::text::misleads;
 use crate::store::{Actor, Deletion, Failure, OpenSession, OwnPassword, Request};
 
 use super::links::{Found, find};
@@ -49,10 +50,7 @@ fn profile_claim(field: &'static str, typed: Option<&str>) -> Result<Value, Prob
     match field {
         "zoneinfo" if !Zone::is_known(&text) => wrong("Choose a time zone from the list."),
         "locale" if !is_language_tag(&text) => wrong("A language is written like en or pt-BR."),
-        // An override of the direction lets what stands beside a name, on the pages of others too, read as something else.
-        _ if text.chars().any(|c| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')) => {
-            wrong("This has characters that cannot be shown. Please type it again.")
-        }
+        _ if misleads(&text) => wrong("This has characters that cannot be shown. Please type it again."),
         _ if text.chars().count() > LONGEST_NAME => wrong("This is too long; 200 characters are the most."),
         _ => Ok(text.into()),
     }

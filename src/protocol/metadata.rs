@@ -11,6 +11,7 @@ use super::jose::SigningAlgorithm;
 use super::logout::check_frontchannel_uri;
 use super::redirect_uri::{RedirectUri, parse_link};
 use super::scope::{OFFLINE_ACCESS, Scope};
+use super::text::misleads;
 
 const MAX_URIS: usize = 100;
 const MAX_KEYS: usize = 20;
@@ -235,8 +236,8 @@ impl ClientMetadata {
         if !response_types_fit {
             return Err(invalid("`response_types` must be [\"code\"]."));
         }
-        if self.application_type == ApplicationType::Web && self.redirect_uris.iter().any(|uri| uri.origin().is_none())
-        {
+        let mut uris = self.redirect_uris.iter().chain(&self.post_logout_redirect_uris);
+        if self.application_type == ApplicationType::Web && uris.any(|uri| uri.origin().is_none()) {
             return Err(OAuthError::invalid_redirect_uri(
                 "A private-use scheme is for native apps: set `application_type` to \"native\".",
             ));
@@ -318,6 +319,9 @@ impl ClientMetadata {
         if self.client_name.as_ref().is_some_and(|name| name.trim().is_empty() || name.chars().count() > MAX_NAME) {
             return Err(invalid("`client_name` must have 1 to 200 characters."));
         }
+        if self.client_name.as_deref().is_some_and(misleads) {
+            return Err(invalid("`client_name` has control characters, or such as change the direction of writing."));
+        }
         let links = [
             ("client_uri", &self.client_uri),
             ("logo_uri", &self.logo_uri),
@@ -394,6 +398,7 @@ mod tests {
             json!({"redirect_uris": ["app.example:/cb"]}),
             json!({"redirect_uris": "https://a.example/cb"}),
             json!({"post_logout_redirect_uris": ["data:text/html,x"]}),
+            json!({"post_logout_redirect_uris": ["app.example:/bye"]}),
             json!({"frontchannel_logout_uri": "https://b.example/out"}),
             json!({"tos_uri": "javascript:alert(1)"}),
             json!({"logo_uri": "data:image/png;base64,x"}),
@@ -415,9 +420,19 @@ mod tests {
             json!({"subject_type": "pairwise"}),
             json!({"scope": "a\"b"}),
             json!({"client_name": ""}),
+            json!({"client_name": "Shop\u{202e}knaB"}),
+            json!({"client_name": "Shop\u{2066}"}),
+            json!({"client_name": "Shop\nof others"}),
         ] {
             assert!(with(bad.clone()).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_native_app_may_come_back_to_its_own_scheme_after_signing_out() {
+        let native = json!({"redirect_uris": ["app.example:/cb"], "post_logout_redirect_uris": ["app.example:/bye"],
+            "application_type": "native"});
+        assert!(parse(&native).is_ok());
     }
 
     #[test]

@@ -16,4 +16,5 @@ pub mod pkce;
 pub mod redirect_uri;
 pub mod response_mode;
 pub mod scope;
+pub mod text;
 pub mod token;

@@ -8,7 +8,8 @@ use sha2::{Digest, Sha256};
 
 use super::error::OAuthError;
 
-/// The base64url of a SHA-256, RFC 7636 section 4.2: always 43 characters.
+/// What RFC 7636 section 4.2 allows: 43 to 128 unreserved characters. What is no base64url of a SHA-256 is taken, and proven by
+/// no verifier.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct CodeChallenge(String);
@@ -20,12 +21,10 @@ impl CodeChallenge {
         if method != Some("S256") {
             return Err(OAuthError::invalid_request("`code_challenge_method` must be S256."));
         }
-        match URL_SAFE_NO_PAD.decode(challenge) {
-            Ok(digest) if digest.len() == 32 => Ok(Self(challenge.to_owned())),
-            _ => {
-                Err(OAuthError::invalid_request("`code_challenge` must be the base64url of a SHA-256, 43 characters."))
-            }
+        if !is_unreserved(challenge) {
+            return Err(OAuthError::invalid_request("`code_challenge` must have 43 to 128 unreserved characters."));
         }
+        Ok(Self(challenge.to_owned()))
     }
 
     #[must_use]
@@ -33,18 +32,17 @@ impl CodeChallenge {
         &self.0
     }
 
-    /// The grammar of RFC 7636 section 4.1.
-    #[must_use]
-    pub fn is_verifier(text: &str) -> bool {
-        let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
-        (43..=128).contains(&text.len()) && text.bytes().all(legal)
-    }
-
     /// The challenge that a verifier proves, section 4.6; `None` for text outside the grammar.
     #[must_use]
     pub fn of_verifier(verifier: &str) -> Option<Self> {
-        Self::is_verifier(verifier).then(|| Self(URL_SAFE_NO_PAD.encode(Sha256::digest(verifier))))
+        is_unreserved(verifier).then(|| Self(URL_SAFE_NO_PAD.encode(Sha256::digest(verifier))))
     }
+}
+
+/// The grammar of verifier and challenge alike, RFC 7636 sections 4.1 and 4.2.
+fn is_unreserved(text: &str) -> bool {
+    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
+    (43..=128).contains(&text.len()) && text.bytes().all(legal)
 }
 
 impl TryFrom<String> for CodeChallenge {
@@ -79,8 +77,17 @@ mod tests {
         for method in [None, Some("plain"), Some("s256"), Some("S512")] {
             assert!(CodeChallenge::parse(CHALLENGE, method).is_err(), "{method:?}");
         }
-        for challenge in ["", "short", VERIFIER.repeat(2).as_str(), "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw+cM"] {
+        let long = "a".repeat(129);
+        for challenge in ["", "short", long.as_str(), "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw+cM"] {
             assert!(CodeChallenge::parse(challenge, Some("S256")).is_err(), "{challenge:?}");
+        }
+    }
+
+    #[test]
+    fn a_challenge_is_of_the_grammar_of_the_rfc() {
+        // No base64url of a SHA-256 among them; what proves them is for the token endpoint to say.
+        for challenge in ["E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cN", &"a".repeat(128), &"-._~".repeat(11)] {
+            assert!(CodeChallenge::parse(challenge, Some("S256")).is_ok(), "{challenge:?}");
         }
     }
 

@@ -88,11 +88,27 @@ fn client_create_says_what_is_wrong() {
         (r#"{"redirect_uris": ["https://x.example/"], "grant_types": ["implicit"]}"#, "implicit"),
         (r#"{"redirect_uris": ["https://x.example/"], "token_endpoint_auth_method": "private_key_jwt"}"#, "jwks"),
         (r#"{"redirect_uris": ["https://x.example/"], "subject_type": "pairwise"}"#, "subject_type"),
+        (r#"{"redirect_uris": ["https://x.example/"], "require_pkce": "no"}"#, "`require_pkce` must be true or false"),
+        (r#"{"redirect_uris": ["https://x.example/"], "client_name": "Shop\u202eknaB"}"#, "client_name"),
+        (r#"{"redirect_uris": ["https://x.example/"], "post_logout_redirect_uris": ["x.example:/"]}"#, "native"),
     ] {
         let complaint = fails(&w.server, &["client", "create", "-"], metadata);
         assert!(complaint.contains(named), "{metadata}: {complaint}");
     }
     fails(&w.server, &["client", "create", "no-such-file.json"], "");
+}
+
+#[test]
+fn a_client_that_demands_what_nobody_can_show_is_warned_of() {
+    let metadata = r#"{"client_name": "Strict", "redirect_uris": ["https://x.example/"], "require_mfa": true}"#;
+    for (required, warned) in [("never", true), ("optional", false)] {
+        let server = TestServer::prepare(&[("COUNTERSIGN_MFA__REQUIRED", required)]);
+        let output = server.cli(&["client", "create", "-"], metadata);
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{told}");
+        assert_eq!(told.contains("warning: `require_mfa`"), warned, "{told}");
+    }
+    assert!(TestServer::prepare(&[]).cli_ok(&["client", "create", "--help"], "").contains("require_mfa"));
 }
 
 #[test]
@@ -212,6 +228,14 @@ fn resources_are_created_listed_shown_and_deleted() {
     w.server.cli_ok(&["resource", "delete", &identifier], "");
     assert!(!w.server.cli_ok(&["resource", "list"], "").contains(&identifier));
     fails(&w.server, &["resource", "show", &identifier], "");
+    // Two APIs may have one scope; that is said.
+    let (one, other) = (format!("{identifier}one"), format!("{identifier}other"));
+    let (shared, own) = (word(), word());
+    assert_eq!(w.server.cli(&["resource", "create", &one, "--scope", &shared], "").stderr, b"");
+    let output = w.server.cli(&["resource", "create", &other, "--scope", &format!("{shared} {own}")], "");
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && told.starts_with("warning: ") && told.contains(&one), "{told}");
+    assert!(told.contains(&shared) && !told.contains(&own), "{told}");
     for bad in ["relative", "https://x.example/#fragment", ""] {
         fails(&w.server, &["resource", "create", bad, "--scope", "read"], "");
     }

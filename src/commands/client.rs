@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::Subcommand;
+use countersign::config::MfaRequired;
 use countersign::crypto::opaque::ClientSecret;
 use countersign::domain::client::Client;
 use countersign::domain::ids::ClientId;
@@ -30,9 +31,10 @@ pub enum ClientCommand {
     /// a warning on standard error.
     ///
     /// Beside the members of RFC 7591 and OpenID Connect Registration we know `access_token_signing_alg` (ES256, RS256,
-    /// EdDSA), `require_pkce` (true), `skip_consent` (false; true for your own applications), `resources` (the resource
-    /// identifiers that the client may have tokens for; all, when absent), `network_binding` (off, log, ask, refuse) and
-    /// `network_binding_extent` (prefix, address).
+    /// EdDSA), `require_pkce` (true), `skip_consent` (false; true for your own applications), `require_mfa` (false; true
+    /// asks a second factor of everybody who comes from there), `resources` (the resource identifiers that the client may
+    /// have tokens for; all, when absent), `network_binding` (off, log, ask, refuse) and `network_binding_extent` (prefix,
+    /// address).
     #[command(after_long_help = manual!(
         prints "the registration response as JSON, and nothing else",
         example "echo '{\"client_name\": \"Shop\", \"redirect_uris\": [\"https://shop.example.com/callback\"],\n  \
@@ -145,6 +147,9 @@ async fn create(ctx: &Context, members: Map<String, Value>) -> anyhow::Result<()
         None => anyhow!(error.description),
     })?;
     warn_of_missing_resources(ctx, &metadata).await?;
+    if metadata.require_mfa && ctx.config.mfa.required == MfaRequired::Never {
+        warn("`require_mfa` lets nobody in while mfa.required is \"never\": there is no second factor to show");
+    }
     let secret = metadata.token_endpoint_auth_method.has_secret().then(ClientSecret::mint).transpose()?;
     let digest = secret.as_ref().map(ClientSecret::digest);
     let client = Client::new(ClientId::random(), metadata, digest, ctx.now());

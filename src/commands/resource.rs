@@ -8,10 +8,11 @@ use countersign::domain::ids::ClientId;
 use countersign::domain::resource::{Resource, check_identifier};
 use countersign::protocol::jose::SigningAlgorithm;
 use countersign::protocol::scope::{OIDC_SCOPES, Scope};
+use countersign::protocol::text::misleads;
 use countersign::store::Registered;
 use serde_json::{Value, json};
 
-use super::terminal::{fields, print, print_json, table};
+use super::terminal::{fields, print, print_json, table, warn};
 use super::{Context, parse_span};
 
 const DAY: Duration = Duration::from_hours(24);
@@ -152,6 +153,9 @@ async fn create(ctx: &Context, resource: Resource) -> anyhow::Result<()> {
     if resource.name.as_ref().is_some_and(|name| name.trim().is_empty() || name.chars().count() > NAME_LENGTH) {
         bail!("--name must have 1 to {NAME_LENGTH} characters");
     }
+    if resource.name.as_deref().is_some_and(misleads) {
+        bail!("--name has control characters, or such as change the direction of writing");
+    }
     if let Some(scope) = resource.scope.iter().find(|scope| OIDC_SCOPES.contains(scope)) {
         bail!("--scope: `{scope}` belongs to OpenID Connect; give the resource scopes of its own, such as orders:read");
     }
@@ -165,10 +169,25 @@ async fn create(ctx: &Context, resource: Resource) -> anyhow::Result<()> {
             Some(_) => {}
         }
     }
+    warn_of_shared_scopes(ctx, &resource).await?;
     match ctx.store.create_resource(resource).await? {
         Registered::Done => print(&format!("Created resource {identifier}.")),
         Registered::Exists => bail!("there is a resource {identifier} already"),
     }
+}
+
+/// Two resources may share a scope, and a client that asks for it without `resource` is then taken to mean both.
+async fn warn_of_shared_scopes(ctx: &Context, new: &Resource) -> anyhow::Result<()> {
+    for other in ctx.store.registry().await?.resources.iter().filter(|other| other.identifier != new.identifier) {
+        let shared = new.scope.retain(|scope| other.scope.contains(scope));
+        if !shared.is_empty() {
+            warn(&format!(
+                "`{shared}` belongs to {} too; clients that ask for it must say by `resource` which they mean",
+                other.identifier
+            ));
+        }
+    }
+    Ok(())
 }
 
 async fn list(ctx: &Context, json: bool) -> anyhow::Result<()> {

@@ -179,6 +179,28 @@ fn invalid(why: impl Into<std::borrow::Cow<'static, str>>) -> OAuthError {
     OAuthError::invalid_client_metadata(why)
 }
 
+/// Names the member that does not read, all by itself, and says what would. What it takes is tried.
+fn wrong_member(members: &Map<String, Value>) -> Option<OAuthError> {
+    let read = |name: &String, value: Value| {
+        serde_json::from_value::<ClientMetadata>(Value::Object(Map::from_iter([(name.clone(), value)])))
+    };
+    members.iter().find_map(|(name, value)| {
+        let error = read(name, value.clone()).err()?;
+        let takes = |value: Value| read(name, value).is_ok();
+        Some(invalid(if takes(true.into()) {
+            format!("`{name}` must be true or false.")
+        } else if takes(0.into()) {
+            format!("`{name}` must be a whole number.")
+        } else if takes(Value::Array(Vec::new())) {
+            if value.is_array() { format!("`{name}`: {error}.") } else { format!("`{name}` must be a list.") }
+        } else if value.is_string() {
+            format!("`{name}`: {error}.")
+        } else {
+            format!("`{name}` must be text.")
+        }))
+    })
+}
+
 impl ClientMetadata {
     /// Reads and checks metadata as a client (or its operator) wrote it.
     ///
@@ -199,8 +221,9 @@ impl ClientMetadata {
             return Err(invalid("The implicit and password grants are not offered (RFC 9700 sections 2.1.2 and 2.4)."));
         }
         let scope_given = present.contains_key("scope");
-        let mut metadata: Self = serde_json::from_value(Value::Object(present))
-            .map_err(|error| invalid(format!("The client metadata is not valid: {error}.")))?;
+        let mut metadata: Self = serde_json::from_value(Value::Object(present.clone())).map_err(|error| {
+            wrong_member(&present).unwrap_or_else(|| invalid(format!("The client metadata is not valid: {error}.")))
+        })?;
         if !scope_given {
             metadata.scope = Some(metadata.default_scope()?);
         }
@@ -425,6 +448,31 @@ mod tests {
             json!({"client_name": "Shop\nof others"}),
         ] {
             assert!(with(bad.clone()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_member_of_the_wrong_type_is_named_with_what_would_be_right() {
+        for (name, value, right) in [
+            ("require_pkce", json!("no"), "`require_pkce` must be true or false."),
+            ("require_mfa", json!(1), "`require_mfa` must be true or false."),
+            ("default_max_age", json!("60"), "`default_max_age` must be a whole number."),
+            ("default_max_age", json!(-1), "`default_max_age` must be a whole number."),
+            ("redirect_uris", json!("https://a.example/cb"), "`redirect_uris` must be a list."),
+            ("resources", json!(true), "`resources` must be a list."),
+            ("client_name", json!({"en": "Shop"}), "`client_name` must be text."),
+            ("scope", json!(["openid"]), "`scope` must be text."),
+            ("application_type", json!(3), "`application_type` must be text."),
+            (
+                "application_type",
+                json!("ios"),
+                "`application_type`: unknown variant `ios`, expected `web` or `native`.",
+            ),
+            ("contacts", json!([1]), "`contacts`: invalid type: integer `1`, expected a string."),
+        ] {
+            let mut members = json!({"redirect_uris": ["https://a.example/cb"], "client_uri": "https://a.example"});
+            members[name] = value;
+            assert_eq!(parse(&members).unwrap_err().description, right);
         }
     }
 

@@ -294,7 +294,7 @@ fn s115_of_many_that_lease_at_once_each_delivery_goes_to_one() {
                 for _ in 0..15 {
                     let lease = Lease {
                         kind: OutboxKind::Logout,
-                        destination: "a.example:8443".to_owned(),
+                        destination: "https://a.example:8443/logout".to_owned(),
                         limit: 4,
                         node: format!("node {taker}"),
                         until: start.plus(DAY),

@@ -33,13 +33,14 @@ pub(super) use on_backend;
 impl Conn {
     /// Opens a SQLite file the way every connection must be: the log of writes flushed at each commit (an acknowledged
     /// change survives power loss), references enforced, a bounded wait for another process's write. What was written is moved
-    /// into the file itself every 16 MiB: each page once, however often it changed meanwhile.
+    /// into the file itself by [`Checkpoints`](super::checkpoint::Checkpoints); a commit does it where that fell behind, or in a
+    /// command, at 64 MiB.
     pub(super) fn open_sqlite(path: &str) -> Result<Self, StoreError> {
         let mut conn = SqliteConnection::establish(path).map_err(StoreError::Open)?;
         conn.batch_execute(
             "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; \
              PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -4096; \
-             PRAGMA wal_autocheckpoint = 4096;",
+             PRAGMA wal_autocheckpoint = 16384;",
         )
         .map_err(StoreError::operation("setting up a connection"))?;
         Ok(Self::Sqlite(conn))

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use crate::config::Postgres;
 
+use super::checkpoint::Checkpoints;
 use super::conn::{Conn, begin_immediate, commit, release, rollback, savepoint, undo};
 use super::{StoreError, postgres};
 
@@ -78,9 +79,10 @@ pub(super) struct Executor {
 
 impl Executor {
     /// One thread that writes to SQLite, with group commit.
-    pub(super) fn sqlite_writer(conn: Conn) -> Result<Self, StoreError> {
+    pub(super) fn sqlite_writer(conn: Conn, path: String) -> Result<Self, StoreError> {
         let (queue, jobs) = bounded(QUEUE);
-        spawn("store-writer", move || write_in_groups(conn, &jobs))?;
+        let checkpoints = Checkpoints::start(path)?;
+        spawn("store-writer", move || write_in_groups(conn, &jobs, checkpoints))?;
         Ok(Self { queue, patience: None })
     }
 
@@ -123,7 +125,7 @@ pub(super) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(
     thread.spawn(run).map(drop).map_err(StoreError::Spawn)
 }
 
-fn write_in_groups(mut conn: Conn, jobs: &Receiver<Box<dyn Job>>) {
+fn write_in_groups(mut conn: Conn, jobs: &Receiver<Box<dyn Job>>, mut checkpoints: Checkpoints) {
     let mut group: Vec<Box<dyn Job>> = Vec::with_capacity(BATCH);
     while let Ok(first) = jobs.recv() {
         if first.abandoned() {
@@ -161,6 +163,9 @@ fn write_in_groups(mut conn: Conn, jobs: &Receiver<Box<dyn Job>>) {
         let failed = committed.err().map(|error| error.to_string());
         for job in group.drain(..) {
             job.answer(failed.as_ref().map_or(Ok(()), |text| Err(StoreError::Commit(text.clone()))));
+        }
+        if failed.is_none() {
+            checkpoints.committed(&mut conn);
         }
     }
 }

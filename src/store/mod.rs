@@ -20,6 +20,7 @@ mod access_tokens;
 mod account;
 mod activity;
 mod backup;
+mod checkpoint;
 mod clock;
 mod conn;
 mod consents;
@@ -241,8 +242,9 @@ impl Store {
         };
         let writer = open_sqlite_writer(path)?;
         let text = path.to_string_lossy().into_owned();
+        let writer = Executor::sqlite_writer(writer, text.clone())?;
         let readers = Readers::new(move || Conn::open_sqlite(&text))?;
-        Ok(Self::new(Backend::Sqlite { writer: Executor::sqlite_writer(writer)?, readers: Arc::new(readers) }))
+        Ok(Self::new(Backend::Sqlite { writer, readers: Arc::new(readers) }))
     }
 
     /// Whoever writes.

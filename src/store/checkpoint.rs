@@ -58,7 +58,7 @@ impl Checkpoints {
         self.commits = self.commits.wrapping_add(1);
         if self.commits.is_multiple_of(LOOK_EVERY) {
             // Full: the thread has been told, or is at it.
-            drop(self.look.try_send(()));
+            let _busy = self.look.try_send(());
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Moves what SQLite has logged into the database file. SQLite would do it inside the commit that finds the log long, and whoever
 //! waits for that commit would wait for tens of milliseconds. A thread of its own does it instead, beside the writer, which is
-//! left with the few pages that came meanwhile: only once all is moved does the log begin anew.
+//! left with the pages that came meanwhile: only once all is moved does the log begin anew.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,10 +18,6 @@ use super::executor::spawn;
 const LOOK_EVERY: u32 = 16;
 /// Pages in the log, 16 MiB, from which on it is moved: each page once, however often it changed meanwhile.
 const LONG: i32 = 4096;
-/// Pages that the writer itself moves, after an answer and before the next.
-const SHORT: i32 = 128;
-/// While it is moved, more comes; each time less.
-const PASSES: u32 = 4;
 
 /// What the writer has of it.
 pub(super) struct Checkpoints {
@@ -73,11 +69,8 @@ fn keep_short(path: &str, looks: &Receiver<()>, nearly_done: &AtomicBool) -> Res
         if checkpoint(conn, "NOOP")?.left() < LONG {
             continue;
         }
-        for _ in 0..PASSES {
-            if checkpoint(conn, "PASSIVE")?.left() <= SHORT {
-                break;
-            }
-        }
+        // Once: under full load a second pass would find as much again, and each writes pages that the next writes anew.
+        checkpoint(conn, "PASSIVE")?;
         nearly_done.store(true, Ordering::Relaxed);
     }
     Ok(())

@@ -304,7 +304,7 @@ pub async fn sign_in(
 /// The cookies of a sign-in. What proved its first step has done its work.
 pub(super) fn given(ctx: &Context, visit: &Visit, entry: &login::Entry) -> Vec<String> {
     let names = CookieNames::new(ctx.config.issuer.is_https());
-    let known_for = Some(std::time::Duration::from_hours(4320));
+    let known_for = Some(KNOWN_FOR);
     let mut lines: Vec<String> = session_cookies(&entry.cookie, ctx.config.issuer.is_https()).collect();
     lines.extend(entry.known.as_ref().map(|known| names.set(names.known, known, known_for)));
     let trust_for = Some(ctx.config.mfa.trust_browser);

@@ -20,7 +20,6 @@ use countersign::domain::link::LinkKind;
 use countersign::domain::second_factor::NewDevice;
 use countersign::domain::session::{Authentication, Session};
 use countersign::domain::throttle::Bucket;
-use countersign::domain::user::User;
 use countersign::protocol::metadata::ClientMetadata;
 use countersign::protocol::scope::Scope;
 use countersign::store::{
@@ -30,7 +29,7 @@ use countersign::store::{
 };
 
 use futures_util::future::join_all;
-use support::ground::{Ground, new_grant, new_session};
+use support::ground::{self, Ground, new_grant, new_session};
 
 const NOW: UnixTime = UnixTime::from_seconds(1_700_000_000);
 const DAY: Duration = Duration::from_hours(24);
@@ -43,7 +42,7 @@ struct World {
     session: SessionId,
     cookie: Digest,
     binding: Digest,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 fn url(folder: &Path) -> DatabaseUrl {
@@ -59,21 +58,7 @@ fn origin() -> Origin {
 }
 
 fn new_user(name: &str) -> NewUser {
-    NewUser {
-        user: User {
-            id: UserId::random(),
-            username: name.to_owned(),
-            email: None,
-            email_verified: false,
-            is_admin: false,
-            claims: serde_json::Map::new(),
-            disabled_at: None,
-            created_at: NOW,
-            updated_at: NOW,
-            has_second_factor: false,
-        },
-        password_hash: Some("x".to_owned()),
-    }
+    NewUser { user: ground::new_user(UserId::random(), name, NOW), password_hash: Some("x".to_owned()) }
 }
 
 impl World {
@@ -97,7 +82,7 @@ impl World {
             session: SessionId::random(),
             cookie: SessionSecret::mint().unwrap().digest(),
             binding: Digest::of(b"binding"),
-            _folder: folder,
+            folder,
         };
         assert_eq!(world.sign_in(false).await, SignIn::Done);
         world
@@ -526,6 +511,41 @@ async fn s39_an_assertion_identifier_is_taken_once() {
     let id = Digest::of(b"jti");
     let taken = join_all((0..32).map(|_| world.store.take_assertion_id(id, NOW))).await;
     assert_eq!(taken.into_iter().filter(|taken| *taken.as_ref().unwrap()).count(), 1);
+}
+
+#[actix_web::test]
+async fn what_sqlite_has_logged_is_moved_into_the_file_long_before_a_commit_would_do_it() {
+    #[derive(diesel::QueryableByName)]
+    struct Log {
+        #[diesel(sql_type = diesel::sql_types::Integer)]
+        log: i32,
+        #[diesel(sql_type = diesel::sql_types::Integer)]
+        checkpointed: i32,
+    }
+    use diesel::{Connection as _, RunQueryDsl as _};
+    if support::postgres::on_postgres() {
+        return;
+    }
+    let world = World::new().await;
+    // Five pages each, twice as much as the log is left to have, and half of what a commit looks for.
+    let page = "x".repeat(16 * 1024);
+    for _ in 0..32 {
+        let flows = (0..50).map(|_| {
+            let destination = Destination::Account { page: page.clone() };
+            let flow = Flow { destination, progress: Progress::default(), created_at: NOW };
+            let id = FlowId::mint().unwrap().digest();
+            world.store.create_flow(id, world.binding, flow, NOW.plus(DAY))
+        });
+        join_all(flows).await.into_iter().for_each(|stored| stored.unwrap());
+    }
+    let path = world.folder.path().join("countersign.db");
+    let mut other = diesel::SqliteConnection::establish(path.to_str().unwrap()).unwrap();
+    // A connection knows of the log once it has read.
+    diesel::sql_query("SELECT count(*) FROM flows").execute(&mut other).unwrap();
+    support::wait_for("the log to be in the file", || {
+        let log: Log = diesel::sql_query("PRAGMA wal_checkpoint(NOOP)").get_result(&mut other).unwrap();
+        (log.log - log.checkpointed < 4096).then_some(())
+    });
 }
 
 #[actix_web::test]

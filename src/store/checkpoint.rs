@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Sender, bounded};
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::Integer;
@@ -33,12 +33,12 @@ impl Checkpoints {
         let nearly_done = Arc::new(AtomicBool::new(false));
         let done = Arc::clone(&nearly_done);
         spawn("store-checkpoint", move || {
-            if let Err(error) = keep_short(&path, &looks, &done) {
-                // The writer does it all then; see `Conn::open_sqlite`.
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "the log is no longer moved beside the writer"
-                );
+            let mut conn = None;
+            while looks.recv().is_ok() {
+                // The writer does it where this goes on failing, at a length of its own (`Conn::open_sqlite`).
+                if let Err(error) = keep_short(&path, &mut conn, &done) {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "the log was not moved; trying on");
+                }
             }
         })?;
         Ok(Self { commits: 0, look, nearly_done })
@@ -59,17 +59,13 @@ impl Checkpoints {
     }
 }
 
-fn keep_short(path: &str, looks: &Receiver<()>, nearly_done: &AtomicBool) -> Result<(), StoreError> {
-    let mut conn = None;
-    while looks.recv().is_ok() {
-        let conn = match &mut conn {
-            Some(conn) => conn,
-            none => none.insert(Conn::open_sqlite(path)?),
-        };
-        if checkpoint(conn, "NOOP")?.left() < LONG {
-            continue;
-        }
-        // Once: under full load a second pass would find as much again, and each writes pages that the next writes anew.
+fn keep_short(path: &str, conn: &mut Option<Conn>, nearly_done: &AtomicBool) -> Result<(), StoreError> {
+    let conn = match conn {
+        Some(conn) => conn,
+        none => none.insert(Conn::open_sqlite(path)?),
+    };
+    // Moved once: under full load a second pass would find as much again, and each writes pages that the next writes anew.
+    if checkpoint(conn, "NOOP")?.left() >= LONG {
         checkpoint(conn, "PASSIVE")?;
         nearly_done.store(true, Ordering::Relaxed);
     }

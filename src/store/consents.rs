@@ -13,8 +13,9 @@ use crate::protocol::scope::Scope;
 
 use super::activity::{NewActivity, note};
 use super::conn::{Conn, on_backend};
-use super::endings::{end_grants_between, hold_person};
+use super::endings::end_grants_between;
 use super::flows::write_progress;
+use super::holding::hold_person;
 use super::revocations::{Actor, Reason};
 use super::schema::consents;
 use super::users::hold;

@@ -4,40 +4,25 @@
 
 use std::time::Duration;
 
-use diesel::dsl::{exists, sql};
+use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::{BigInt, Nullable, Text};
 
 use crate::clock::UnixTime;
-use crate::domain::activity::{Event, Origin};
-use crate::domain::ids::{ClientId, GrantId, SessionId, UserId};
+use crate::domain::activity::Origin;
+use crate::domain::ids::{ClientId, SessionId, UserId};
 use crate::protocol::acr::AMR_MFA;
 
-use super::activity::{NewActivity, note};
-use super::conn::{Conn, among_the_free, forget, on_backend, rehearse};
-use super::revocations::{
-    Actor, Appended, Cause, GRANT, LONGEST_ACCESS_TOKEN, Reason, SESSION, TOKEN, TURN, Target, append,
-};
-use super::schema::{revocations, sessions, users};
+use super::StoreError;
+use super::conn::{Conn, among_the_free, on_backend};
+use super::holding::hold_person;
+use super::revocations::{Actor, Appended, Cause, GRANT, LONGEST_ACCESS_TOKEN, Reason, SESSION, TURN, Target, append};
+use super::schema::sessions;
 use super::trusted_browsers::distrust_all;
-use super::{Store, StoreError};
 
 /// How long a receiver of logout tokens is tried.
 const LOGOUT_TRIED_FOR: Duration = Duration::from_hours(24);
-
-/// What an operator ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// Everything that this server ever gave.
-    All,
-    User(UserId),
-    Client(ClientId),
-    Session(SessionId),
-    Grant(GrantId),
-    /// One access token, by `jti`.
-    Token(String),
-}
 
 /// What an operation has ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -201,30 +186,6 @@ fn columns(target: Target<'_>) -> (Option<&'static str>, Option<&'static str>) {
     }
 }
 
-/// Takes rows for this transaction alone, in the order of a column. They are only counted, for there may be very many.
-fn hold_in_order(conn: &mut Conn, (table, column): (&str, &str), which: &str, keys: &[&str]) -> Result<(), StoreError> {
-    let Conn::Pg(conn) = conn else { return Ok(()) };
-    let text =
-        format!("SELECT count(*) FROM (SELECT FROM {table} WHERE {which} ORDER BY {column} FOR NO KEY UPDATE) AS held");
-    let held = keys.iter().fold(sql_query(text).into_boxed(), |held, key| held.bind::<Text, _>(*key));
-    held.execute(conn).map(drop).map_err(StoreError::operation("holding what ends"))
-}
-
-/// Takes all grants and sessions of a person whose account is held already, and perhaps a session of somebody else: before
-/// a transaction changes one of them and ends others.
-pub(super) fn hold_below(conn: &mut Conn, user: &UserId, also: Option<&SessionId>) -> Result<(), StoreError> {
-    let (user, also) = (user.as_str(), also.map_or("", SessionId::as_str));
-    hold_in_order(conn, ("grants", "grant_id"), "user_id = $1", &[user])?;
-    hold_in_order(conn, ("sessions", "session_id"), "user_id = $1 OR session_id = $2", &[user, also])
-}
-
-/// Takes all that a client was allowed and given.
-pub(super) fn hold_given_to(conn: &mut Conn, client: &ClientId) -> Result<(), StoreError> {
-    let client = [client.as_str()];
-    hold_in_order(conn, ("consents", "user_id"), "client_id = $1", &client)?;
-    hold_in_order(conn, ("grants", "grant_id"), "client_id = $1", &client)
-}
-
 /// Ends what a rule says, writes it into the log and queues the logout tokens. Runs in [`Store::write_and_wake`]; of a person,
 /// after [`hold_person`].
 pub(super) fn end(conn: &mut Conn, rule: &Rule<'_>, now: UnixTime) -> Result<Ended, StoreError> {
@@ -241,14 +202,6 @@ pub(super) fn end(conn: &mut Conn, rule: &Rule<'_>, now: UnixTime) -> Result<End
         ended.sessions = mark(conn, &SESSIONS, &which, &bounds)?;
     }
     conclude(conn, rule, ended, now)
-}
-
-/// Whoever is signing in or being given a grant just now (see `hold`) is waited for, and ends with the rest. SQLite has
-/// one writer anyway. The first statement of whatever ends what a person has.
-pub(super) fn hold_person(conn: &mut Conn, user: &UserId) -> Result<(), StoreError> {
-    let Conn::Pg(conn) = conn else { return Ok(()) };
-    let person = users::table.find(user.as_str()).select(users::user_id).for_no_key_update();
-    person.execute(conn).map(drop).map_err(StoreError::operation("holding an account"))
 }
 
 /// Writes what was just marked into the log, and queues the logout tokens.
@@ -394,8 +347,8 @@ pub(super) struct EndedSession {
     /// Where it was last seen.
     pub origin: Origin,
     /// Of its grants, those that end with it; they are not marked, but judged by it.
-    below: usize,
-    ended: Ended,
+    pub below: usize,
+    pub ended: Ended,
 }
 
 /// Ends the one session that a condition finds, unless it has ended.
@@ -447,87 +400,4 @@ pub(super) fn end_one_session(
 ) -> Result<(), StoreError> {
     end_session_where!(conn, sessions::session_id.eq(session.as_str()), None, cause, now)?;
     Ok(())
-}
-
-/// Ends one access token; the number of its entry, unless it had one.
-fn end_token(conn: &mut Conn, jti: &str, cause: &Cause, now: UnixTime) -> Result<Option<i64>, StoreError> {
-    let entry = revocations::table.filter(revocations::kind.eq(TOKEN)).filter(revocations::target.eq(jti));
-    let known: bool = on_backend!(conn, |c| diesel::select(exists(entry)).get_result(c))
-        .map_err(StoreError::operation("looking for a revocation"))?;
-    if known { Ok(None) } else { append(conn, Target::Token(jti), cause, now, now).map(Some) }
-}
-
-impl Store {
-    /// Ends one access token (RFC 7009 section 2).
-    ///
-    /// # Errors
-    /// When the database cannot be written.
-    pub async fn revoke_access_token(&self, jti: String, cause: Cause, now: UnixTime) -> Result<(), StoreError> {
-        self.write(move |conn| end_token(conn, &jti, &cause, now).map(drop)).await
-    }
-
-    /// Ends what an operator says: all of it, or what was issued before an instant, and what that gave since. A rehearsal
-    /// does the same and takes it back.
-    ///
-    /// # Errors
-    /// When the database cannot be written.
-    pub async fn end(
-        &self,
-        ending: Ending,
-        issued_before: Option<UnixTime>,
-        rehearsal: bool,
-        now: UnixTime,
-    ) -> Result<Ended, StoreError> {
-        self.write_and_wake(move |conn| {
-            let failed = || StoreError::operation("rehearsing a revocation");
-            if rehearsal {
-                rehearse(conn).map_err(failed())?;
-            }
-            let ended = end_by_operator(conn, &ending, issued_before, now)?;
-            if rehearsal {
-                forget(conn).map_err(failed())?;
-            }
-            Ok(ended)
-        })
-        .await
-    }
-}
-
-fn end_by_operator(
-    conn: &mut Conn,
-    ending: &Ending,
-    issued_before: Option<UnixTime>,
-    now: UnixTime,
-) -> Result<Ended, StoreError> {
-    let cause = &Reason::Operator.by(Actor::Operator);
-    let signed_out = |conn: &mut Conn, user: &UserId| {
-        let origin = Origin::default();
-        note(conn, &NewActivity { user, event: Event::SessionEnded, origin: &origin, detail: "" }, now)
-    };
-    let target = match ending {
-        Ending::All => Target::Issuer,
-        Ending::User(id) => {
-            hold_person(conn, id)?;
-            Target::User(id)
-        }
-        Ending::Client(id) => Target::Client(id),
-        Ending::Session(id) => {
-            let began_before = issued_before.map_or(i64::MAX, UnixTime::millis);
-            let which = sessions::session_id.eq(id.as_str()).and(sessions::created_at.lt(began_before));
-            let Some(session) = end_session_where!(conn, which, issued_before, cause, now)? else {
-                return Ok(Ended::default());
-            };
-            signed_out(conn, &session.user)?;
-            return Ok(Ended { grants: session.below, ..session.ended });
-        }
-        Ending::Grant(id) => Target::Grant(id),
-        Ending::Token(jti) => return Ok(Ended { sequence: end_token(conn, jti, cause, now)?, ..Ended::default() }),
-    };
-    let ended = end(conn, &Rule { target, issued_before, keep: None, sessions_only: false, cause }, now)?;
-    if let Ending::User(id) = ending
-        && ended.sessions > 0
-    {
-        signed_out(conn, id)?;
-    }
-    Ok(ended)
 }

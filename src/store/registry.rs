@@ -14,7 +14,7 @@ use crate::protocol::jose::SigningAlgorithm;
 use crate::protocol::scope::Scope;
 
 use super::conn::{Conn, on_backend};
-use super::endings::hold_given_to;
+use super::holding::hold_given_to;
 use super::postgres::tell;
 use super::revocations::{Actor, Cause, Reason, Target, append};
 use super::schema::{clients, counters, resources, signing_keys};

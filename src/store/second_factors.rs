@@ -13,7 +13,8 @@ use crate::domain::throttle::Bucket;
 
 use super::activity::{NewActivity, note};
 use super::conn::{Conn, first_locked, on_backend};
-use super::endings::{end_everything_of, end_others, end_weaker, hold_below};
+use super::endings::{end_everything_of, end_others, end_weaker};
+use super::holding::hold_below;
 use super::outbox::{NewOutboxItem, enqueue};
 use super::revocations::{Actor, Reason};
 use super::schema::{recovery_codes, sessions, totp_devices, totp_enrolments, users};

@@ -15,8 +15,9 @@ use crate::domain::user::User;
 
 use super::activity::{NewActivity, note};
 use super::conn::{Conn, first_locked, fixed, on_backend};
-use super::endings::{end_one_session, end_weaker, hold_below};
+use super::endings::{end_one_session, end_weaker};
 use super::flows::write_progress;
+use super::holding::hold_below;
 use super::links::end_links;
 use super::outbox::{NewOutboxItem, enqueue};
 use super::revocations::{Actor, ISSUER, Reason, USER as OF_USER, spared};

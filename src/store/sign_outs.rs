@@ -11,7 +11,8 @@ use crate::domain::ids::{ClientId, SessionId, UserId};
 
 use super::activity::{NewActivity, note};
 use super::conn::{Conn, on_backend};
-use super::endings::{Ended, EndedSession, Rule, conclude_session, end, end_session_where, hold_person};
+use super::endings::{Ended, EndedSession, Rule, conclude_session, end, end_session_where};
+use super::holding::hold_person;
 use super::outbox::OutboxKind;
 use super::revocations::{Actor, Reason, Target};
 use super::schema::{outbox, session_clients, sessions, sign_outs};

@@ -105,6 +105,22 @@ pub struct Given {
     pub exists: bool,
 }
 
+/// Somebody of whom nothing but a name is known.
+pub fn new_user(id: UserId, name: &str, at: UnixTime) -> User {
+    User {
+        id,
+        username: name.to_owned(),
+        email: None,
+        email_verified: false,
+        is_admin: false,
+        claims: serde_json::Map::new(),
+        disabled_at: None,
+        created_at: at,
+        updated_at: at,
+        has_second_factor: false,
+    }
+}
+
 impl Ground {
     pub async fn new(at: UnixTime) -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -128,18 +144,7 @@ impl Ground {
 
     pub async fn person(&self, name: &str, at: UnixTime) -> UserId {
         let id = UserId::random();
-        let user = User {
-            id: id.clone(),
-            username: name.to_owned(),
-            email: None,
-            email_verified: false,
-            is_admin: false,
-            claims: serde_json::Map::new(),
-            disabled_at: None,
-            created_at: at,
-            updated_at: at,
-            has_second_factor: false,
-        };
+        let user = new_user(id.clone(), name, at);
         self.store.create_user(NewUser { user, password_hash: Some("x".to_owned()) }).await.unwrap();
         id
     }

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
 use support::app::Tokens;
 use support::browser::{tags, unescape};
-use support::http::query;
+use support::http::{post, query};
 use support::postgres::amid;
 use support::{HTTP, PASSWORD, VERIFIER, World, challenge, claims, get, send, wait_until, word, world};
 use url::Url;
@@ -191,6 +191,48 @@ fn s5_flow_state_stays_at_the_server() {
     // Another browser has no part in this flow.
     let stranger = w.browser().open(page.url.as_str());
     assert!(!stranger.foreign && !stranger.has("login-form"), "{stranger:?}");
+}
+
+#[test]
+fn a_button_that_is_pressed_twice_leads_to_the_client_both_times() {
+    let w = world();
+    let app = w.server.client(&json!({"redirect_uris": ["https://twice.example/callback"]}));
+    let browser = w.browser();
+    let page = browser.open(app.request().url());
+    let before = browser.cookies();
+    let consent = browser.sign_in_as(&page, "ada", PASSWORD);
+    let first = browser.press(consent.is("consent-page"), "consent-allow", &[]).code();
+    // The browser has thrown the first answer away, or only where it led.
+    let again = browser.press(&consent, "consent-allow", &[]).code();
+    browser.set_cookies(before);
+    let anew = browser.sign_in_as(&page, "ada", PASSWORD).code();
+    assert!(first != again && again != anew);
+    Tokens(app.redeem(&anew).ok()).id();
+    // Who changes their mind is not answered by what they allowed.
+    let app = w.server.client(&json!({"redirect_uris": ["https://twice.example/callback"]}));
+    let consent = browser.open(app.request().url());
+    browser.press(consent.is("consent-page"), "consent-allow", &[]).code();
+    assert_eq!(browser.press(&consent, "consent-deny", &[]).error(), "access_denied");
+    // A wrong password leads nowhere, also then.
+    let other = w.browser();
+    let page = other.open(w.web.request().url());
+    let before = other.cookies();
+    other.sign_in_as(&page, "ada", PASSWORD).code();
+    other.set_cookies(before);
+    other.sign_in_as(&page, "ada", "not the password at all").is("login-page");
+}
+
+#[test]
+fn a_flow_that_was_cancelled_is_over_at_once() {
+    let w = world();
+    let browser = w.browser();
+    let page = browser.open(w.web.request().url());
+    assert_eq!(browser.press(&page, "login-cancel", &[]).error(), "access_denied");
+    let form = page.form_of("login-submit");
+    let url = page.url.join(&form.action).unwrap();
+    let fields = form.filled(&[("username", "ada"), ("password", PASSWORD)]);
+    let answer = browser.send(post(url.as_str(), &fields).header("origin", w.server.url("")));
+    browser.follow(url, answer).is_error_page();
 }
 
 #[test]

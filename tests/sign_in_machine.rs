@@ -358,7 +358,12 @@ impl<'a> Run<'a> {
         shown.password.insert(person);
         if factor {
             shown.factor.insert(person);
-            self.flows[flow].factor.insert((browser, person));
+            let both = (browser, person);
+            self.flows[flow].factor.insert(both);
+            // It is as new in another tab where this password was typed before.
+            for other in self.flows.iter_mut().filter(|other| other.password.contains(&both)) {
+                other.factor.insert(both);
+            }
         }
     }
 

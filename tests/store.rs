@@ -481,7 +481,6 @@ async fn s59_a_grant_that_was_decided_before_its_session_rose_is_not_given() {
     let grant = async |amr: &str| world.try_grant("openid offline_access", amr, Some(flow)).await.2;
     assert_eq!(grant("pwd").await, Granting::Outdated);
     assert_eq!(grant("pwd otp mfa").await, Granting::Done);
-    assert_eq!(grant("pwd otp mfa").await, Granting::Gone, "it is answered once");
     let (flow, user, session) = (world.flow().await, world.user.clone(), world.session.clone());
     assert!(world.store.end_session_by_owner(user, session, origin(), NOW).await.unwrap());
     assert_eq!(world.try_grant("openid", "pwd", Some(flow)).await.2, Granting::Gone);
@@ -559,6 +558,29 @@ async fn a_flow_is_one_browsers_and_ends_once() {
     assert!(world.store.find_flow(id, browser, NOW).await.unwrap().is_some());
     assert!(world.store.complete_flow(id).await.unwrap());
     assert!(!world.store.complete_flow(id).await.unwrap());
+}
+
+#[actix_web::test]
+async fn an_answered_flow_is_there_for_a_moment_and_no_longer() {
+    let world = World::new().await;
+    let flow = world.flow().await;
+    let answer = async |after: u64| {
+        let at = NOW.plus(Duration::from_secs(after));
+        let code = GrantSecret::mint().unwrap();
+        let new = new_grant(&code, &world.user, &world.client, &world.session, "openid", at);
+        world.store.create_grant(NewGrant { flow: Some(flow), ..new }).await.unwrap()
+    };
+    let is_there = async |after: u64| {
+        let at = NOW.plus(Duration::from_secs(after));
+        world.store.find_flow(flow, world.binding, at).await.unwrap().is_some()
+    };
+    assert!(is_there(3600).await);
+    assert_eq!(answer(0).await, Granting::Done);
+    // A second answer gives it no more time.
+    assert!(is_there(9).await);
+    assert_eq!(answer(9).await, Granting::Done);
+    assert!(!is_there(10).await);
+    assert_eq!(answer(10).await, Granting::Gone);
 }
 
 #[actix_web::test]

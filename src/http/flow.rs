@@ -1,11 +1,12 @@
-//! The pages of a sign-in, `/flow/{id}`. GET shows whatever comes next; each POST records one fact and goes back there.
+//! The pages of a sign-in, `/flow/{id}`. GET shows whatever comes next; each POST records one fact and goes back there, or
+//! straight to the client where nothing is left to do.
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderValue, RETRY_AFTER};
 use actix_web::{HttpRequest, HttpResponse, web};
 use secrecy::ExposeSecret as _;
 
-use crate::crypto::opaque::{FlowId, same_text};
+use crate::crypto::opaque::{Digest, FlowId, same_text};
 use crate::domain::client::Client;
 use crate::domain::flow::Destination;
 use crate::domain::grant::Consent;
@@ -98,7 +99,8 @@ pub(super) async fn posted(
     let visit = visit(request, ctx, id).await?;
     // A page from before a step that has been done since is still our own; it then leads to where the flow is.
     let person = visit.situation.person().map(|person| format!("{}\n{}", visit.id, person.id));
-    let own = [Some(visit.id.clone()), Some(visit.purpose()), person];
+    let session = visit.situation.signed_in.as_ref().map(|signed_in| format!("{}\n{}", visit.id, signed_in.session.id));
+    let own = [Some(visit.id.clone()), person, session];
     if own.iter().flatten().any(|purpose| is_own_form(request, ctx, &visit.browser, form, purpose)) {
         Ok(visit)
     } else {
@@ -108,6 +110,25 @@ pub(super) async fn posted(
 
 pub(super) fn back_to(ctx: &Context, visit: &Visit) -> HttpResponse {
     see_other(&format!("/flow/{}", visit.id), ctx.config.issuer.is_https())
+}
+
+/// Where a fact that was just recorded leads.
+async fn onward(ctx: &Context, visit: &mut Visit) -> HttpResponse {
+    match situation(ctx, visit.situation.id, &visit.browser, ctx.now()).await {
+        Ok(Some(situation)) if matches!(situation.step, Step::Issue | Step::Refuse(_)) => {
+            visit.situation = situation;
+            show(ctx, visit, &Notice::default()).await
+        }
+        Ok(_) => back_to(ctx, visit),
+        Err(error) => error_page(&error, ctx.config.issuer.is_https()),
+    }
+}
+
+/// The same for whoever has just signed in, with the cookies of that.
+pub(super) async fn enter(ctx: &Context, mut visit: Visit, entry: &login::Entry) -> HttpResponse {
+    let lines = given(ctx, &visit, entry);
+    visit.browser.session = Some(Digest::of(entry.cookie.value.expose_secret().as_bytes()));
+    with_cookies(onward(ctx, &mut visit).await, lines)
 }
 
 pub async fn get(request: HttpRequest, ctx: web::Data<Context>, id: web::Path<String>) -> HttpResponse {
@@ -270,7 +291,7 @@ pub async fn sign_in(
     ctx.metrics.sign_in(outcome.as_ref().map_or("failed", login::Outcome::as_str));
     match outcome {
         Ok(login::Outcome::Elsewhere) => back_to(&ctx, &visit),
-        Ok(login::Outcome::SignedIn(entry)) => with_cookies(back_to(&ctx, &visit), given(&ctx, &visit, &entry)),
+        Ok(login::Outcome::SignedIn(entry)) => enter(&ctx, visit, &entry).await,
         Ok(login::Outcome::Half(secret)) => {
             let names = CookieNames::new(https);
             with_cookies(back_to(&ctx, &visit), [names.set(names.step, secret.expose_secret(), None)])
@@ -343,19 +364,19 @@ pub async fn consent(
     id: web::Path<String>,
     PageForm(form): PageForm,
 ) -> HttpResponse {
-    let visit = match posted(&request, &ctx, id.into_inner(), &form).await {
+    let mut visit = match posted(&request, &ctx, id.into_inner(), &form).await {
         Ok(visit) => visit,
         Err(response) => return response,
     };
-    if !visit.is_of_this_step(&form) {
-        return back_to(&ctx, &visit);
-    }
     match form.get("decision") {
-        Some("allow") => match consent_flow::allow(&ctx, &visit.situation, &visit.browser, ctx.now()).await {
-            Ok(()) => back_to(&ctx, &visit),
-            Err(error) => error_page(&error, ctx.config.issuer.is_https()),
-        },
+        // At any time, like cancelling; what is allowed is what this page showed.
         Some("deny") => cancelled(&ctx, &visit, "The person did not allow it.").await,
+        Some("allow") if visit.is_of_this_step(&form) => {
+            match consent_flow::allow(&ctx, &visit.situation, &visit.browser, ctx.now()).await {
+                Ok(()) => onward(&ctx, &mut visit).await,
+                Err(error) => error_page(&error, ctx.config.issuer.is_https()),
+            }
+        }
         _ => back_to(&ctx, &visit),
     }
 }

@@ -14,7 +14,7 @@ use crate::protocol::error::OAuthError;
 use crate::protocol::params::Params;
 
 use super::answer::{PageOptions, error_page, flow_gone, page, span_words, wait_words, with_cookies};
-use super::flow::{Notice, Visit, back_to, given, posted, show, visit};
+use super::flow::{Notice, Visit, back_to, enter, given, posted, show, visit};
 use super::pages::{MfaPage, QrPicture, RecoveryCodesPage, RecoveryPage, TotpEnrolPage};
 use super::request::PageForm;
 
@@ -116,7 +116,7 @@ async fn take(
     let visit = of_this_step(request, ctx, id, form).await?;
     let (now, is_recovery) = (ctx.now(), matches!(shown, Shown::RecoveryCode(_)));
     let outcome = second_factor::show(ctx, &visit.situation, &visit.browser, shown, now).await;
-    let Some(refused) = refused(ctx, &outcome, wrong, now) else { return Ok(onward(ctx, &visit, outcome)) };
+    let Some(refused) = refused(ctx, &outcome, wrong, now) else { return Ok(onward(ctx, visit, outcome).await) };
     let notice = refused.notice();
     Ok(refused.told(if is_recovery {
         recovery_code_page(&visit, &notice, ctx.config.issuer.is_https())
@@ -143,7 +143,7 @@ pub async fn enrol(
             let notice = Notice { device: name, ..refused.notice() };
             refused.told(show(&ctx, &visit, &notice).await)
         }
-        None => onward(&ctx, &visit, outcome),
+        None => onward(&ctx, visit, outcome).await,
     }
 }
 
@@ -199,18 +199,18 @@ impl Refused {
     }
 }
 
-fn onward(ctx: &Context, visit: &Visit, outcome: Result<Outcome, OAuthError>) -> HttpResponse {
+async fn onward(ctx: &Context, visit: Visit, outcome: Result<Outcome, OAuthError>) -> HttpResponse {
     match outcome {
-        Ok(Outcome::SignedIn(entry)) => with_cookies(back_to(ctx, visit), given(ctx, visit, &entry)),
+        Ok(Outcome::SignedIn(entry)) => enter(ctx, visit, &entry).await,
         Ok(Outcome::Enrolled(entry, codes)) => {
-            let lines = given(ctx, visit, &entry);
             let Some(person) = visit.situation.person().filter(|_| !codes.is_empty()) else {
-                return with_cookies(back_to(ctx, visit), lines);
+                return enter(ctx, visit, &entry).await;
             };
+            let lines = given(ctx, &visit, &entry);
             let (next, notice) = (format!("/flow/{}", visit.id), "Your authenticator app is set up.");
             with_cookies(codes_page(ctx, &person.label(), &codes, notice, &next), lines)
         }
-        Ok(_) => back_to(ctx, visit),
+        Ok(_) => back_to(ctx, &visit),
         Err(error) => error_page(&error, ctx.config.issuer.is_https()),
     }
 }

@@ -1,6 +1,10 @@
 //! Sign-ins on their way.
 
+use std::time::Duration;
+
+use diesel::dsl::case_when;
 use diesel::prelude::*;
+use diesel::sql_types::BigInt;
 
 use crate::clock::UnixTime;
 use crate::crypto::opaque::Digest;
@@ -10,8 +14,9 @@ use super::conn::{Conn, fixed, on_backend};
 use super::schema::flows;
 use super::{Store, StoreError};
 
-/// Name of a statement whose text never changes; see [`fixed`].
+/// Names of statements whose text never changes; see [`fixed`].
 struct WriteProgress;
+struct Answer;
 
 /// Writes what a flow has come to. A flow that is gone meanwhile stays gone.
 pub(super) fn write_progress(conn: &mut Conn, flow: &Digest, progress: &Progress) -> Result<(), StoreError> {
@@ -20,6 +25,24 @@ pub(super) fn write_progress(conn: &mut Conn, flow: &Digest, progress: &Progress
     let written: QueryResult<Option<i64>> =
         on_backend!(conn, |c| fixed(WriteProgress, update.returning(flows::created_at)).get_result(c).optional());
     written.map(drop).map_err(StoreError::operation("storing a step"))
+}
+
+/// How long an answered flow is still there for its browser: whoever pressed the button twice has thrown the first answer
+/// away, and is given another by the same proofs.
+const ANSWERED_FOR: Duration = Duration::from_secs(10);
+
+/// Notes that a flow is answered, which ends it soon; false when it has ended already, and then whoever asked must give nothing.
+pub(super) fn answer(conn: &mut Conn, flow: &Digest, now: UnixTime) -> Result<bool, StoreError> {
+    let end = now.plus(ANSWERED_FOR).millis();
+    let update =
+        diesel::update(flows::table.find(flow.as_bytes().as_slice()).filter(flows::expires_at.gt(now.millis())))
+            .set(
+                flows::expires_at
+                    .eq(case_when(flows::expires_at.gt(end), end.into_sql::<BigInt>()).otherwise(flows::expires_at)),
+            )
+            .returning(flows::expires_at);
+    let end: QueryResult<Option<i64>> = on_backend!(conn, |c| fixed(Answer, update).get_result(c).optional());
+    end.map(|end| end.is_some()).map_err(StoreError::operation("answering a flow"))
 }
 
 /// Ends a flow; false when it had ended already, and then whoever asked must give nothing.

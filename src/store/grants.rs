@@ -16,7 +16,7 @@ use crate::protocol::scope::Scope;
 
 use super::conn::{Conn, atomically, fixed, on_backend, words};
 use super::consents::find_consent;
-use super::flows::complete;
+use super::flows::answer;
 use super::revocations::{
     Actor, CLIENT, Cause, ISSUER, LONGEST_ACCESS_TOKEN, Reason, Target, USER as OF_USER, append, spared,
 };
@@ -277,7 +277,7 @@ impl Store {
                 return Ok(Granting::Outdated);
             }
             if let Some(flow) = &new.flow
-                && !complete(conn, flow)?
+                && !answer(conn, flow, grant.created_at)?
             {
                 return Ok(Granting::Gone);
             }

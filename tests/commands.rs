@@ -162,6 +162,9 @@ fn owners_are_told_by_mail_of_what_the_operator_does_to_their_account() {
     server.cli_ok(&["user", "set-email", "ada", "ada@example.com", "--verified"], "");
     server.cli_ok(&["user", "set-email", "ada", "new@example.com"], "");
     told("ada@example.com", 4, "The e-mail address of your account is now new@example.com");
+    // A link for a new password would go to whoever has the new address.
+    let advice = server.mail_to("ada@example.com", 4).text;
+    assert!(advice.contains("tell the people who run") && !advice.contains("/password/forgot"), "{advice}");
     server.cli_ok(&["user", "set-email", "ada", "--remove"], "");
     told("new@example.com", 1, "has no e-mail address any more");
     server.cli_ok(&["user", "set-password", "ada", "--password-stdin"], &format!("{PASSWORD}\n"));

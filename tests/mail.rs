@@ -367,6 +367,8 @@ fn s72_common_and_name_like_passwords_are_refused_wherever_they_are_set() {
     let create = ["user", "create", "grace.hopper", "--password-stdin"];
     assert!(refused(&create, "passwordpassword").contains("first that anybody would guess"));
     assert!(refused(&create, "grace.hopper.1906").contains("too much like your name"));
+    refused(&create, "countersigncountersign");
+    assert!(refused(&create, "Countersign-2026").contains("name of this service"));
     assert!(refused(&["user", "set-password", "ada", "--password-stdin"], "123456789012345").contains("guess"));
     let page = {
         let link = reset_link(&server, "ada", 1);

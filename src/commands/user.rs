@@ -301,10 +301,9 @@ async fn find(ctx: &Context, name: &str) -> anyhow::Result<User> {
 /// The hash of the password on standard input, judged as everybody's is.
 async fn new_password(ctx: &Context, name: &str, email: Option<&str>) -> anyhow::Result<String> {
     let password = read_password()?;
-    let config = &ctx.config.password;
-    let hasher = PasswordHasher::start(&PasswordConfig { threads: 1, ..config.clone() })?;
+    let hasher = PasswordHasher::start(&PasswordConfig { threads: 1, ..ctx.config.password.clone() })?;
     let outbound = app::open_outbound(&ctx.config)?;
-    let judged = judge(&hasher, config, &outbound, &password, &[name, email.unwrap_or_default()]).await?;
+    let judged = judge(&hasher, &ctx.config, &outbound, &password, &[name, email.unwrap_or_default()]).await?;
     judged.map_err(|refusal| anyhow!("{refusal}"))?;
     Ok(hasher.hash(password).await?)
 }

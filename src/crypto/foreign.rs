@@ -19,6 +19,8 @@ use super::CryptoError;
 // Who verifies a hash pays its cost at each guess: these bounds hold what other systems use by default (Django 6: 1,200,000 of
 // SHA-256, Keycloak 26: 210,000 of SHA-512) and less than what would make a sign-in take about a second.
 const BCRYPT_COST: std::ops::RangeInclusive<u32> = 4..=14;
+/// In bytes.
+const BCRYPT_READS: usize = 72;
 const MOST_ITERATIONS: u32 = 1_500_000;
 const MOST_ITERATIONS_OF_SHA512: u32 = 500_000;
 const MOST_MEMORY_KIB: u32 = 128 * 1024;
@@ -26,19 +28,8 @@ const MOST_MEMORY_KIB: u32 = 128 * 1024;
 const MOST_FILLED_KIB: u32 = 512 * 1024;
 const MOST_LANES: u32 = 16;
 /// How strings begin that are taken as they are.
-const FORMS: [&str; 11] = [
-    "2a",
-    "2b",
-    "2x",
-    "2y",
-    "argon2id",
-    "argon2i",
-    "argon2d",
-    "scrypt",
-    "pbkdf2-sha1",
-    "pbkdf2-sha256",
-    "pbkdf2-sha512",
-];
+const FORMS: [&str; 10] =
+    ["2a", "2b", "2y", "argon2id", "argon2i", "argon2d", "scrypt", "pbkdf2-sha1", "pbkdf2-sha256", "pbkdf2-sha512"];
 /// In bytes; less is hardly a hash.
 const OUTPUT: std::ops::RangeInclusive<usize> = 16..=64;
 
@@ -110,6 +101,13 @@ fn of_keycloak(credential: &Value) -> Result<String, String> {
     }
 }
 
+/// Whether a hash that this password fits says that it is the right one to its last letter. bcrypt's does not beyond 72 bytes:
+/// what was typed there, perhaps wrongly, must not become the password.
+#[must_use]
+pub fn is_whole(stored: &str, password: &SecretString) -> bool {
+    !stored.starts_with("$2") || password.expose_secret().len() <= BCRYPT_READS
+}
+
 fn decode(text: &str) -> Result<Vec<u8>, String> {
     STANDARD.decode(text).map_err(|_base64| "has a salt or hash that is not base64".to_owned())
 }
@@ -169,7 +167,7 @@ impl Foreign {
 
     fn is_right(&self, stored: &str, password: &[u8], memory: &mut Vec<Block>) -> Result<bool, CryptoError> {
         let expected = match self {
-            // bcrypt reads 72 bytes and has never read more; what we make of the password at this sign-in holds it whole.
+            // bcrypt reads 72 bytes and has never read more.
             Self::Bcrypt => return bcrypt::verify(password, stored).map_err(|_bcrypt| CryptoError::ForeignHash),
             Self::Pbkdf2 { expected, .. } | Self::Scrypt { expected, .. } | Self::Argon2 { expected, .. } => expected,
         };
@@ -278,6 +276,16 @@ mod tests {
     }
 
     #[test]
+    fn s71_what_bcrypt_does_not_read_does_not_become_the_password() {
+        let whole = SecretString::from("a".repeat(72));
+        let stored = bcrypt::hash(whole.expose_secret(), 4).unwrap();
+        let mistyped = SecretString::from(format!("{}typo", "a".repeat(72)));
+        assert!(verify(&stored, &mistyped, &mut Vec::new()).unwrap() && !is_whole(&stored, &mistyped));
+        assert!(verify(&stored, &whole, &mut Vec::new()).unwrap() && is_whole(&stored, &whole));
+        assert!(is_whole("$pbkdf2-sha256$i=1,l=32$c2FsdA$aGFzaA", &mistyped));
+    }
+
+    #[test]
     fn a_foreign_hash_is_checked_as_typed_and_in_the_normal_form() {
         for hash in known() {
             assert!(is_right(&hash, "correct horse e\u{301}"), "{hash}");
@@ -295,6 +303,8 @@ mod tests {
             json!({}),
             json!("$2b$15$KIXIvn5CAtxeCXGcWVGDEeN4Xd6pRbsG9PgUhXyl0Qy.rHb2JUoSO"),
             json!("$2b$10$short"),
+            // Of a library that read letters beyond ASCII wrongly.
+            json!("$2x$04$BEem1n9nTuvl.eX1i6pDIerwtlceuselfndRQJ7xBZBQET.WVJy5e"),
             json!(format!("pbkdf2_sha256$99999999$salt1234${hash}")),
             json!(format!("pbkdf2_sha256$1500001$salt1234${hash}")),
             json!(format!("pbkdf2_sha256$0$salt1234${hash}")),

@@ -192,10 +192,12 @@ fn verify(
     let hash_length = stored.rsplit('$').next().map_or(0, str::len);
     if !(stored.starts_with(OURS) && hash_length == OUR_HASH_LENGTH) {
         let right = foreign::verify(stored, password, memory)?;
-        return Ok(if right {
-            Verdict::Right { rehashed: Some(hash(params, memory, password)?) }
-        } else {
-            Verdict::Wrong
+        return Ok(match right {
+            true if foreign::is_whole(stored, password) => {
+                Verdict::Right { rehashed: Some(hash(params, memory, password)?) }
+            }
+            true => Verdict::Right { rehashed: None },
+            false => Verdict::Wrong,
         });
     }
     let parsed = PasswordHash::new(stored).map_err(CryptoError::PasswordHash)?;

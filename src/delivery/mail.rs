@@ -4,6 +4,7 @@
 //! The server that mail goes to is the operator's own choice and not a stranger's, so the fence around outbound requests
 //! does not apply to it. Time is bounded, and mail leaves this machine under TLS only.
 
+use std::borrow::Cow;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use lettre::transport::smtp::extension::ClientId;
 use lettre::{AsyncSmtpTransport, AsyncTransport as _, Message, Tokio1Executor};
 use secrecy::ExposeSecret as _;
 use thiserror::Error;
+use url::Host;
 
 use crate::clock::UnixTime;
 use crate::config::{MailConfig, MailUrl, SmtpTls};
@@ -102,7 +104,8 @@ impl Mailer {
     /// Sends a mail; `name` is the same at each try.
     async fn send(&self, mail: &Written, name: &str, written_at: UnixTime) -> Result<(), Failure> {
         let hopeless = |why: &str| Failure::Hopeless(why.to_owned());
-        let to = mail.to.parse().map_err(|_address| hopeless("the address is none that mail can go to"))?;
+        let to =
+            on_the_wire(&mail.to).parse().map_err(|_address| hopeless("the address is none that mail can go to"))?;
         let seconds = u64::try_from(written_at.seconds()).unwrap_or(0);
         let mut message = Message::builder()
             .message_id(Some(format!("<{name}@{}>", self.host)))
@@ -246,6 +249,17 @@ async fn try_one(ctx: &Context, mailer: &Mailer, item: &OutboxItem) -> Result<()
     Ok(())
 }
 
+/// An address with its domain as it is looked up (RFC 5891): letters of other alphabets there are for mail servers that offer
+/// SMTPUTF8 (RFC 6531), which many do not.
+fn on_the_wire(address: &str) -> Cow<'_, str> {
+    match address.rsplit_once('@') {
+        Some((local, domain)) if !domain.is_ascii() => {
+            Host::parse(domain).map_or(address.into(), |domain| format!("{local}@{domain}").into())
+        }
+        _ => address.into(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -254,5 +268,11 @@ mod tests {
     fn tries_are_further_and_further_apart() {
         let seconds: Vec<u64> = [1, 2, 3, 4, 8, 100].map(|attempts| delay(attempts).as_secs()).into();
         assert_eq!(seconds, [2, 8, 32, 128, 3600, 3600]);
+    }
+
+    #[test]
+    fn a_domain_of_other_letters_is_written_as_it_is_looked_up() {
+        assert_eq!(on_the_wire("ada@bücher.example"), "ada@xn--bcher-kva.example");
+        assert_eq!(on_the_wire("ädä@example.com"), "ädä@example.com");
     }
 }

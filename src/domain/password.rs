@@ -14,7 +14,7 @@ const LEAST_BESIDE_NAMES: usize = 8;
 const SHORTEST_NAME: usize = 3;
 /// Of a name or address, this much is looked for: looking costs time for each.
 const LONGEST_NAME: usize = 64;
-const MOST_NAMES: usize = 12;
+const MOST_NAMES: usize = 16;
 
 /// Why a password is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub enum Refusal {
     ControlCharacter,
     /// It is on the list of common ones, or as quickly guessed as those.
     Common,
-    /// It is made of the person's own name or address.
+    /// It is made of the person's own name or address, or the name of the service.
     LikeName,
     /// It stands in a corpus of leaked ones.
     Breached,
@@ -52,7 +52,7 @@ impl std::fmt::Display for Refusal {
                 "This password is among the first that anybody would guess; choose other words, or more of them.",
             ),
             Self::LikeName => f.write_str(
-                "This password is too much like your name or address; choose words that have nothing to do with you.",
+                "This password is too much like your name or address, or the name of this service; choose words that have nothing to do with either.",
             ),
             Self::Breached => f.write_str(
                 "This password is known from a leak of another site; choose one that you have used nowhere.",

@@ -52,6 +52,10 @@ pub fn check_chosen_name(name: &str) -> Result<(), &'static str> {
     if !(2..=40).contains(&normal.chars().count()) || !normal.chars().all(legal) {
         return Err("A user name has 2 to 40 letters, digits, dots, hyphens or underscores, and no spaces.");
     }
+    // A command would read it as an option.
+    if !normal.starts_with(char::is_alphanumeric) {
+        return Err("A user name begins with a letter or a digit.");
+    }
     Ok(())
 }
 
@@ -178,7 +182,17 @@ mod tests {
             assert!(check_email(bad).is_err(), "{bad:?}");
         }
         assert!(check_chosen_name("ada.lovelace_1815-x").is_ok() && check_chosen_name("Аda").is_ok());
-        for bad in ["a", "bob@example.com", "http://x.example", "a b", "ada\u{3164}", "ada\u{115f}", &"x".repeat(41)] {
+        for bad in [
+            "a",
+            "--yes",
+            "..",
+            "bob@example.com",
+            "http://x.example",
+            "a b",
+            "ada\u{3164}",
+            "ada\u{115f}",
+            &"x".repeat(41),
+        ] {
             assert!(check_chosen_name(bad).is_err(), "{bad:?}");
         }
         for same in

@@ -156,6 +156,10 @@ pub fn notice_by(
     let service = config.issuer.url().authority();
     let advice = match event {
         Event::AccountDeleted => format!("If this was not you, tell the people who run {service} at once."),
+        // A link for a new password goes to the new address by now.
+        Event::EmailChanged => format!(
+            "If this was not you, tell the people who run {service} at once: a link for a new password no longer comes to this address."
+        ),
         Event::AccountDisabled => format!("If you do not know why, ask the people who run {service}."),
         _ => format!(
             "If this was not you, set a new password at {} right away, and tell the people who run {service}.",

@@ -5,7 +5,7 @@ use sha1::{Digest as _, Sha1};
 use url::Url;
 
 use crate::clock::UnixTime;
-use crate::config::PasswordConfig;
+use crate::config::Config;
 use crate::crypto::CryptoError;
 use crate::crypto::password::PasswordHasher;
 use crate::domain::password::{Refusal, normal};
@@ -17,22 +17,27 @@ use crate::store::Failure;
 use super::Context;
 use super::session::Browser;
 
+/// As it stands on the pages.
+const PRODUCT: &str = "countersign";
+
 /// Judges a password for a person with these names and addresses.
 ///
 /// # Errors
 /// When the queue of password checks is full or its threads are gone.
 pub async fn judge(
     hasher: &PasswordHasher,
-    config: &PasswordConfig,
+    config: &Config,
     outbound: &Outbound,
     password: &SecretString,
     names: &[&str],
 ) -> Result<Result<(), Refusal>, CryptoError> {
-    let names = names.iter().map(|&name| name.to_owned()).collect();
-    if let Err(refusal) = hasher.judge(password.clone(), names, config.min_length).await? {
+    // What the service is called is tried first by whoever guesses here (NIST SP 800-63B-4 section 3.1.1.2).
+    let service = [PRODUCT, config.issuer.url().host_str().unwrap_or_default()];
+    let names = names.iter().chain(&service).map(|&name| name.to_owned()).collect();
+    if let Err(refusal) = hasher.judge(password.clone(), names, config.password.min_length).await? {
         return Ok(Err(refusal));
     }
-    let Some(corpus) = &config.breach_url else { return Ok(Ok(())) };
+    let Some(corpus) = &config.password.breach_url else { return Ok(Ok(())) };
     match is_breached(outbound, corpus, password).await {
         Ok(true) => Ok(Err(Refusal::Breached)),
         Ok(false) => Ok(Ok(())),
@@ -70,7 +75,7 @@ pub async fn accept(
     if let Some(until) = ctx.store.record_failure(count, now).await? {
         return Ok(Accepted::Wait(until));
     }
-    Ok(match judge(&ctx.hasher, &ctx.config.password, &ctx.outbound, &password, names).await? {
+    Ok(match judge(&ctx.hasher, &ctx.config, &ctx.outbound, &password, names).await? {
         Ok(()) => Accepted::Hash(ctx.hasher.hash(password).await?),
         Err(refusal) => Accepted::Refused(refusal),
     })

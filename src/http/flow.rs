@@ -8,7 +8,7 @@ use secrecy::ExposeSecret as _;
 
 use crate::crypto::opaque::{Digest, FlowId, same_text};
 use crate::domain::client::Client;
-use crate::domain::flow::Destination;
+use crate::domain::flow::{Destination, Progress};
 use crate::domain::grant::Consent;
 use crate::domain::resource::Resource;
 use crate::flow::Context;
@@ -100,7 +100,11 @@ pub(super) async fn posted(
     // A page from before a step that has been done since is still our own; it then leads to where the flow is.
     let person = visit.situation.person().map(|person| format!("{}\n{}", visit.id, person.id));
     let session = visit.situation.signed_in.as_ref().map(|signed_in| format!("{}\n{}", visit.id, signed_in.session.id));
-    let own = [Some(visit.id.clone()), person, session];
+    // Or the step was proven by somebody who is not there any more: too late, signed out, shut.
+    let Progress { password, session_id, .. } = &visit.situation.flow.progress;
+    let half = password.as_ref().map(|proof| format!("{}\n{}", visit.id, proof.user_id));
+    let proven = session_id.as_ref().map(|session| format!("{}\n{session}", visit.id));
+    let own = [Some(visit.id.clone()), person, session, half, proven];
     if own.iter().flatten().any(|purpose| is_own_form(request, ctx, &visit.browser, form, purpose)) {
         Ok(visit)
     } else {

@@ -81,7 +81,7 @@ pub fn wait(until: UnixTime, now: UnixTime, https: bool) -> HttpResponse {
     let next = format!("Please try again {words}.");
     let body = ErrorPage {
         title: "Too many attempts",
-        what: "Too much was asked for from this network in a short time, so we stopped for a while.",
+        what: "Too much was asked for in a short time, so we stopped for a while.",
         why: None,
         next: &next,
         code: None,

@@ -194,6 +194,32 @@ fn s5_flow_state_stays_at_the_server() {
 }
 
 #[test]
+fn the_last_form_of_a_sign_in_is_answered_by_the_way_to_the_client() {
+    let w = world();
+    let answered = |browser: &support::Browser, page: &support::Page, button: &str, values: &[(&str, &str)]| {
+        let form = page.form_of(button);
+        let request = post(page.url.join(&form.action).unwrap().as_str(), &form.filled(values));
+        let answer = browser.send(request.header("origin", &w.server.issuer));
+        assert_eq!(answer.status, 303, "{answer:?}");
+        answer.header("location").to_owned()
+    };
+    let person = [("username", "ada"), ("password", PASSWORD)];
+    let browser = w.browser();
+    let page = browser.open(w.web.request().url());
+    let location = answered(&browser, &page, "login-submit", &person);
+    assert!(location.starts_with("https://web.example/callback?") && location.contains("code="), "{location}");
+    assert!(browser.cookies().contains_key("cs_session"), "{:?}", browser.cookies());
+    let app = w.server.client(&json!({"redirect_uris": ["https://last.example/callback"]}));
+    let page = browser.open(app.request().url());
+    let location = answered(&browser, page.is("consent-page"), "consent-allow", &[]);
+    assert!(location.starts_with("https://last.example/callback?") && location.contains("code="), "{location}");
+    // Where a page is left, that page comes by an address of its own.
+    let (browser, app) = (w.browser(), w.server.client(&json!({"redirect_uris": ["https://last.example/callback"]})));
+    let page = browser.open(app.request().url());
+    assert!(answered(&browser, &page, "login-submit", &person).starts_with("/flow/"));
+}
+
+#[test]
 fn a_button_that_is_pressed_twice_leads_to_the_client_both_times() {
     let w = world();
     let app = w.server.client(&json!({"redirect_uris": ["https://twice.example/callback"]}));

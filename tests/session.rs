@@ -185,8 +185,7 @@ fn a_session_is_bound_to_its_network_as_its_client_wishes() {
         let fields = form.filled(&[("password", PASSWORD)]);
         let request = post(page.url.join(&form.action).unwrap(), &fields).header("origin", &w.server.issuer);
         let answer = browser.send(request.header("x-forwarded-for", FAR));
-        let end = from(&browser, FAR, &w.server.url(answer.header("location")));
-        assert!(end.header("location").contains("code="), "{binding}: {end:?}");
+        assert!(answer.header("location").contains("code="), "{binding}: {answer:?}");
         assert!(location(&app, FAR, Some("none")).contains("code="), "{binding}");
         assert!(location(&app, "127.0.0.1", Some("none")).contains("error="), "{binding}");
         let home = browser.open(w.web.request().with("prompt", "login").url());

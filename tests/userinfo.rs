@@ -5,7 +5,7 @@ mod support;
 
 use serde_json::{Value, json};
 use support::jose::{header, tampered, unsigned, verify};
-use support::{Answer, HTTP, claims, post, send, world};
+use support::{Answer, HTTP, World, claims, post, send, world};
 
 /// RFC 6750 3: the challenge, and the error it names.
 #[track_caller]
@@ -16,6 +16,30 @@ fn challenged(answer: &Answer, status: u16, error: Option<&str>) {
     match error {
         Some(error) => assert!(challenge.contains(&format!("error=\"{error}\"")), "{challenge}"),
         None => assert!(!challenge.contains("error"), "{challenge}"),
+    }
+}
+
+#[test]
+fn a_resource_of_the_default_audience_takes_nothing_from_userinfo() {
+    for audience in [None, Some("https://api.example.com")] {
+        let w = World::new(
+            &audience.map(|audience| ("COUNTERSIGN_ACCESS_TOKEN__AUDIENCE", audience)).into_iter().collect::<Vec<_>>(),
+        );
+        let audience = audience.unwrap_or(&w.server.issuer);
+        w.server.cli_ok(&["resource", "create", audience, "--scope", "orders.read"], "");
+        w.server.cli_ok(&["user", "set-email", "ada", "ada@example.com", "--verified"], "");
+        let app = w
+            .server
+            .client(&json!({"redirect_uris": ["https://both.example/callback"], "scope": "openid email orders.read"}));
+        let tokens = app.tokens(&w.browser(), "openid email orders.read");
+        let mut carried: Vec<String> =
+            claims(tokens.access())["scope"].as_str().unwrap().split(' ').map(str::to_owned).collect();
+        carried.sort();
+        assert_eq!(
+            (carried, claims(tokens.access())["aud"].as_str()),
+            (vec!["email".to_owned(), "openid".into(), "orders.read".into()], Some(audience))
+        );
+        assert_eq!(app.userinfo(tokens.access()).ok()["email"], "ada@example.com");
     }
 }
 

@@ -191,14 +191,11 @@ fn verify(
     };
     let hash_length = stored.rsplit('$').next().map_or(0, str::len);
     if !(stored.starts_with(OURS) && hash_length == OUR_HASH_LENGTH) {
-        let right = foreign::verify(stored, password, memory)?;
-        return Ok(match right {
-            true if foreign::is_whole(stored, password) => {
-                Verdict::Right { rehashed: Some(hash(params, memory, password)?) }
-            }
-            true => Verdict::Right { rehashed: None },
-            false => Verdict::Wrong,
-        });
+        if !foreign::verify(stored, password, memory)? {
+            return Ok(Verdict::Wrong);
+        }
+        let whole = foreign::is_whole(stored, password);
+        return Ok(Verdict::Right { rehashed: if whole { Some(hash(params, memory, password)?) } else { None } });
     }
     let parsed = PasswordHash::new(stored).map_err(CryptoError::PasswordHash)?;
     let stored_params = Params::try_from(&parsed).map_err(CryptoError::PasswordHash)?;
@@ -234,6 +231,20 @@ mod tests {
         assert!(matches!(check(2, &right), Verdict::Right { rehashed: Some(_) }));
         assert!(matches!(check(1, &wrong), Verdict::Wrong));
         assert!(matches!(verify(&params(1), &mut memory, &right, None).unwrap(), Verdict::Wrong));
+    }
+
+    #[test]
+    fn s71_a_foreign_hash_is_made_anew_of_what_it_vouches_for() {
+        let anew = |typed: &str, of: &str| {
+            let stored = bcrypt::hash(of, 4).unwrap();
+            match verify(&params(1), &mut Vec::new(), &SecretString::from(typed), Some(&stored)).unwrap() {
+                Verdict::Right { rehashed } => rehashed.is_some(),
+                Verdict::Wrong => panic!("{typed} is not {of}"),
+            }
+        };
+        let whole = "a".repeat(72);
+        assert!(anew(&whole, &whole));
+        assert!(!anew(&format!("{whole}typo"), &format!("{whole} and more")));
     }
 
     #[test]

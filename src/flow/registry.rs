@@ -41,6 +41,8 @@ pub struct Registry {
     pub version: i64,
     clients: HashMap<String, Arc<Client>>,
     resources: HashMap<String, Resource>,
+    /// What `UserInfo` accepts; it may be registered as a resource too.
+    default_audience: String,
     pub keyring: Keyring,
     pub jwks: Published,
     pub discovery: Published,
@@ -91,6 +93,7 @@ impl Registry {
             jwks: Published::new(keyring.jwks.clone()),
             discovery: Published::new(serde_json::to_vec(&document)?.into()),
             resources,
+            default_audience: config.access_token.audience.clone(),
             keyring,
             verified_tokens: VerifiedTokens::default(),
         })
@@ -175,7 +178,7 @@ impl Registry {
     /// belong to no resource. The scopes of OpenID Connect belong to `UserInfo`, so they stay out of tokens for others.
     #[must_use]
     pub fn scope_for(&self, audience: &str, granted: &Scope) -> Scope {
-        let elsewhere = self.resources.contains_key(audience);
+        let elsewhere = audience != self.default_audience && self.resources.contains_key(audience);
         granted.retain(|scope| {
             if elsewhere && OIDC_SCOPES.contains(&scope) {
                 return false;

@@ -6,7 +6,7 @@ use actix_web::http::header::{HeaderValue, RETRY_AFTER};
 use actix_web::{HttpRequest, HttpResponse, web};
 use secrecy::ExposeSecret as _;
 
-use crate::crypto::opaque::{Digest, FlowId, same_text};
+use crate::crypto::opaque::{FlowId, SessionSecret, same_text};
 use crate::domain::client::Client;
 use crate::domain::flow::{Destination, Progress};
 use crate::domain::grant::Consent;
@@ -131,7 +131,7 @@ async fn onward(ctx: &Context, visit: &mut Visit) -> HttpResponse {
 /// The same for whoever has just signed in, with the cookies of that.
 pub(super) async fn enter(ctx: &Context, mut visit: Visit, entry: &login::Entry) -> HttpResponse {
     let lines = given(ctx, &visit, entry);
-    visit.browser.session = Some(Digest::of(entry.cookie.value.expose_secret().as_bytes()));
+    visit.browser.session = SessionSecret::parse(entry.cookie.value.expose_secret()).map(|secret| secret.digest());
     with_cookies(onward(ctx, &mut visit).await, lines)
 }
 

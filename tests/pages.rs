@@ -243,15 +243,18 @@ fn s60_consent_cannot_be_posted_before_the_sign_in() {
 #[test]
 fn s13_posts_answer_303() {
     let w = world();
-    let browser = w.browser();
-    let page = browser.open(w.web.request().url());
-    let form = page.form_of("login-submit");
-    let fields = form.filled(&[("username", "ada"), ("password", PASSWORD)]);
-    let request = post(page.url.join(&form.action).unwrap(), &fields).header("origin", &w.server.issuer);
-    let answer = browser.send(request);
-    assert_eq!(answer.status, 303, "{answer:?}");
-    assert!(answer.header("location").contains("/flow/"), "{answer:?}");
-    assert!(answer.header("cache-control").contains("no-store"), "{answer:?}");
+    // The last form of a sign-in leads to the client, one before the last to the next page.
+    for (request, leads_to) in [(w.third.request(), "/flow/"), (w.web.request(), &*w.web.redirect_uri)] {
+        let browser = w.browser();
+        let page = browser.open(request.url());
+        let form = page.form_of("login-submit");
+        let fields = form.filled(&[("username", "ada"), ("password", PASSWORD)]);
+        let request = post(page.url.join(&form.action).unwrap(), &fields).header("origin", &w.server.issuer);
+        let answer = browser.send(request);
+        assert_eq!(answer.status, 303, "{answer:?}");
+        assert!(answer.header("location").contains(leads_to), "{answer:?}");
+        assert!(answer.header("cache-control").contains("no-store"), "{answer:?}");
+    }
 }
 
 #[test]

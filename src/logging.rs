@@ -44,6 +44,7 @@ pub fn start(config: &LogConfig, traces: Option<&Traces>) {
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
+        .with_ansi(ansi)
         // A log that cannot be written is no reason to stop serving.
         .log_internal_errors(false);
     let lines = match config.format {

@@ -552,6 +552,24 @@ fn id_token_hint_must_name_the_person_who_is_signed_in() {
     assert_eq!(hedy.open(request.url()).error(), "login_required");
     let forged = support::jose::tampered(hint.id(), |claims| claims["sub"] = json!("other"));
     assert_eq!(ada.open(request.with("id_token_hint", &forged).url()).error(), "invalid_request");
+
+    // Core 3.1.2.2 and 5.5.1: `claims` may name them too, and several.
+    let ada_is = claims(hint.id())["sub"].clone();
+    let silent = w.web.request().with("prompt", "none");
+    let ask = |claims: serde_json::Value| silent.clone().with("claims", &claims.to_string());
+    for named in [json!({"value": ada_is}), json!({"values": ["other", ada_is]})] {
+        for place in ["id_token", "userinfo"] {
+            let request = ask(json!({place: {"sub": named}}));
+            ada.open(request.url()).code();
+            assert_eq!(hedy.open(request.url()).error(), "login_required", "{place} {named}");
+        }
+    }
+    let two = json!({"id_token": {"sub": {"value": ada_is}}, "userinfo": {"sub": {"value": "other"}}});
+    for nobody in [two, json!({"id_token": {"sub": {"value": 7}}}), json!({"id_token": {"sub": {"values": []}}})] {
+        assert_eq!(ada.open(ask(nobody.clone()).url()).error(), "invalid_request", "{nobody}");
+    }
+    let another = ask(json!({"id_token": {"sub": {"value": "other"}}})).with("id_token_hint", hint.id());
+    assert_eq!(ada.open(another.url()).error(), "invalid_request");
 }
 
 #[test]

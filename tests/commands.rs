@@ -88,6 +88,13 @@ fn client_create_says_what_is_wrong() {
         (r#"{"redirect_uris": ["https://x.example/"], "grant_types": ["implicit"]}"#, "implicit"),
         (r#"{"redirect_uris": ["https://x.example/"], "token_endpoint_auth_method": "private_key_jwt"}"#, "jwks"),
         (r#"{"redirect_uris": ["https://x.example/"], "subject_type": "pairwise"}"#, "subject_type"),
+        (r#"{"redirect_uris": ["https:///x.example/"]}"#, "https:///x.example/"),
+        (r#"{"redirect_uris": ["https://x.example/?state=1"]}"#, "state"),
+        (
+            r#"{"redirect_uris": ["https://x.example/"], "token_endpoint_auth_method": "private_key_jwt",
+                "jwks": {"keys": [{"kty": "EC", "crv": "P-256", "x": "AQ", "y": "Ag"}]}}"#,
+            "`jwks` holds no key",
+        ),
         (r#"{"redirect_uris": ["https://x.example/"], "require_pkce": "no"}"#, "`require_pkce` must be true or false"),
         (r#"{"redirect_uris": ["https://x.example/"], "client_name": "Shop\u202eknaB"}"#, "client_name"),
         (r#"{"redirect_uris": ["https://x.example/"], "post_logout_redirect_uris": ["x.example:/"]}"#, "native"),

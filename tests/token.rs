@@ -288,6 +288,13 @@ fn s30_client_credentials_speak_for_the_client_alone() {
             .post("/token", &[("grant_type", "client_credentials"), ("scope", scope)])
             .refused(400, "invalid_scope");
     }
+    // Scopes of people are for people, also where the client may ask for them.
+    let both = w.server.client(&json!({
+        "redirect_uris": ["https://both.example/"], "grant_types": ["authorization_code", "client_credentials"],
+        "scope": "openid profile email jobs.read",
+    }));
+    assert_eq!(both.post("/token", &[("grant_type", "client_credentials")]).text("scope"), "jobs.read");
+    both.post("/token", &[("grant_type", "client_credentials"), ("scope", "email")]).refused(400, "invalid_scope");
     let public = send(post(w.server.url("/token"), &[("grant_type", "client_credentials"), ("client_id", &w.spa.id)]));
     assert!(matches!(&*public.text("error"), "unauthorized_client" | "invalid_client"), "{public:?}");
 }
@@ -413,6 +420,29 @@ fn s37_a_grant_for_several_apis_waits_until_one_is_named_and_spends_nothing_befo
     let tokens = Tokens(app.redeem(&code).ok());
     assert_eq!((&tokens.0["scope"], &claims(tokens.access())["aud"]), (&json!("openid"), &json!(bare)));
     assert_eq!(claims(tokens.id())["aud"], app.id);
+}
+
+#[test]
+fn s17_scopes_of_an_api_beside_openid_are_granted_for_it_and_its_token_is_one_refresh_away() {
+    let w = world();
+    let (a, b, _, name) = apis(&w);
+    let scope = format!("{name}.a");
+    let app = w.server.client(&json!({
+        "redirect_uris": [format!("https://{name}.example/")], "grant_types": ["authorization_code", "refresh_token"],
+        "skip_consent": true, "scope": format!("openid email {name}.a {name}.b"), "resources": [a, b],
+    }));
+    let browser = w.browser();
+    let request = app.request().with("scope", &format!("openid email {scope}"));
+    let code = browser.through(request.url()).code();
+    let first = Tokens(app.redeem(&code).ok());
+    assert_eq!((&claims(first.access())["aud"], &first.0["scope"]), (&json!(app.issuer), &json!("email openid")));
+    w.web.userinfo(first.access()).ok();
+    app.refresh_with(first.refresh(), &[("resource", &b)]).refused(400, "invalid_target");
+    let second = Tokens(app.refresh_with(first.refresh(), &[("resource", &a)]).ok());
+    assert_eq!((&claims(second.access())["aud"], &second.0["scope"]), (&json!(a), &json!(scope)));
+    // Or at once.
+    let code = browser.open(request.url()).code();
+    assert_eq!(app.redeem_with(&code, &[("resource", &a)]).text("scope"), scope);
 }
 
 /// A client that signs its assertions.
@@ -694,7 +724,10 @@ fn s110_s112_secrets_are_neither_stored_nor_logged() {
         support::PASSWORD,
     ];
     secrets.extend(cookies.iter().map(String::as_str));
-    let mut places = vec![("the log".to_owned(), w.server.log().into_bytes())];
+    w.web.redeem(&code).refused(400, "invalid_grant");
+    let log = w.server.log();
+    assert!(log.contains("DEBUG") && !log.contains('\u{1b}'), "colours are for terminals");
+    let mut places = vec![("the log".to_owned(), log.into_bytes())];
     for file in std::fs::read_dir(w.server.data_dir()).unwrap() {
         let path = file.unwrap().path();
         places.push((path.display().to_string(), std::fs::read(path).unwrap_or_default()));

@@ -6,11 +6,12 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail};
 use clap::Subcommand;
 use countersign::config::MfaRequired;
+use countersign::crypto::client_keys::is_usable;
 use countersign::crypto::opaque::ClientSecret;
 use countersign::domain::client::Client;
 use countersign::domain::ids::ClientId;
-use countersign::protocol::metadata::{ClientMetadata, GrantType};
-use countersign::protocol::redirect_uri::RedirectUri;
+use countersign::protocol::jose::SigningAlgorithm;
+use countersign::protocol::metadata::{ClientMetadata, GrantType, wrong_uri};
 use secrecy::ExposeSecret as _;
 use serde_json::{Map, Value};
 
@@ -142,10 +143,15 @@ async fn find(ctx: &Context, id: &str) -> anyhow::Result<Client> {
 async fn create(ctx: &Context, members: Map<String, Value>) -> anyhow::Result<()> {
     // First, for an unknown member may be why a known one is missing.
     warn_of_unknown(&members);
-    let metadata = ClientMetadata::parse(&members).map_err(|error| match wrong_redirect_uri(&members) {
-        Some(uri) => anyhow!("{uri:?}: {}", error.description),
+    let metadata = ClientMetadata::parse(&members).map_err(|error| match wrong_uri(&members) {
+        Some((uri, error)) => anyhow!("{uri:?}: {}", error.description),
         None => anyhow!(error.description),
     })?;
+    let algorithm = metadata.token_endpoint_auth_signing_alg;
+    if metadata.jwks.as_ref().is_some_and(|jwks| !is_usable(jwks, algorithm)) {
+        let wanted = algorithm.map_or("ES256, RS256, PS256 or EdDSA", SigningAlgorithm::as_str);
+        return Err(anyhow!("`jwks` holds no key that could verify a signature by {wanted}."));
+    }
     warn_of_missing_resources(ctx, &metadata).await?;
     if metadata.require_mfa && ctx.config.mfa.required == MfaRequired::Never {
         warn("`require_mfa` lets nobody in while mfa.required is \"never\": there is no second factor to show");
@@ -163,13 +169,6 @@ async fn create(ctx: &Context, members: Map<String, Value>) -> anyhow::Result<()
     deliver(&pretty(&response)).with_context(|| {
         format!("client {id} is registered, but its answer was not delivered; delete it or rotate its secret")
     })
-}
-
-/// The entry that alone makes the metadata wrong.
-fn wrong_redirect_uri(members: &Map<String, Value>) -> Option<&str> {
-    let lists =
-        ["redirect_uris", "post_logout_redirect_uris"].into_iter().filter_map(|name| members.get(name)?.as_array());
-    lists.flatten().filter_map(Value::as_str).find(|uri| RedirectUri::parse(uri).is_err())
 }
 
 async fn warn_of_missing_resources(ctx: &Context, metadata: &ClientMetadata) -> anyhow::Result<()> {

@@ -25,8 +25,17 @@ pub enum Destination {
 pub struct ClientDestination {
     pub client_id: ClientId,
     pub request: AuthorizationRequest,
-    /// The person that `id_token_hint` or the `claims` parameter says it must be.
+    /// The person that `id_token_hint` says it must be.
     pub required_user: Option<UserId>,
+}
+
+impl ClientDestination {
+    /// Whether the answer may be about this person (Core sections 3.1.2.2 and 5.5.1).
+    #[must_use]
+    pub fn may_be_about(&self, user: &UserId) -> bool {
+        self.required_user.as_ref().is_none_or(|hinted| hinted == user)
+            && self.request.claims.required_subjects().is_none_or(|named| named.contains(&user.as_str()))
+    }
 }
 
 /// Each step writes one fact here; only the dispatcher reads them (RFC 9700 section 4.11: no proof travels in an address).

@@ -6,6 +6,7 @@ use crate::clock::UnixTime;
 use crate::protocol::claims::is_standard_claim;
 
 use super::ids::UserId;
+use super::zone::Zone;
 
 #[derive(Clone, Debug)]
 pub struct User {
@@ -101,25 +102,71 @@ pub fn check_email(email: &str) -> Result<(), &'static str> {
     }
 }
 
-/// Claims as an operator sets them: the standard ones that are not kept elsewhere, each of its type.
+/// Claims as an operator sets them: the standard ones that are not kept elsewhere, each of its type. `null` takes one away.
 ///
 /// # Errors
-/// Names the claim that is unknown or has the wrong type.
+/// Names the claim that is unknown or not as OpenID Connect Core section 5.1 describes it, and says what would be right.
 pub fn check_claims(claims: &Map<String, Value>) -> Result<(), String> {
-    for (name, value) in claims {
-        let right = match name.as_str() {
+    for (name, value) in claims.iter().filter(|(_, value)| !value.is_null()) {
+        let text = |right: fn(&str) -> bool| value.as_str().is_some_and(|text| is_shown_text(text) && right(text));
+        let (right, would_be) = match name.as_str() {
             "email" => return Err("`email` is set by `user create --email` and `user set-email`".to_owned()),
             "updated_at" => return Err("`updated_at` is kept by the server".to_owned()),
-            "email_verified" | "phone_number_verified" => value.is_boolean(),
-            "address" => value.as_object().is_some_and(|address| address.values().all(Value::is_string)),
-            known if is_standard_claim(known) => value.is_string(),
+            "email_verified" | "phone_number_verified" => (value.is_boolean(), "true or false"),
+            "address" => (
+                is_address(value),
+                "an object with some of formatted, street_address, locality, region, postal_code and country, each of them text",
+            ),
+            "profile" | "picture" | "website" => (text(is_web_address), "an http or https address"),
+            "birthdate" => (text(is_birthdate), "a date as 1815-12-10, 0000-12-10 or 1815"),
+            "zoneinfo" => (text(Zone::is_known), "a time zone as Europe/Berlin"),
+            "locale" => (text(is_locale), "a language tag as en-GB"),
+            known if is_standard_claim(known) => (text(|_| true), "text of 1 to 2048 bytes that shows"),
             _ => return Err(format!("`{name}` is not a claim of OpenID Connect Core section 5.1")),
         };
-        if !right && !value.is_null() {
-            return Err(format!("`{name}` has the wrong type; see OpenID Connect Core section 5.1"));
+        if !right {
+            return Err(format!("`{name}` must be {would_be}; see OpenID Connect Core section 5.1"));
         }
     }
     Ok(())
+}
+
+fn is_shown_text(text: &str) -> bool {
+    text.len() <= 2048 && !text.trim().is_empty() && !text.chars().any(char::is_control)
+}
+
+/// Core section 5.1.1; its lines may be broken.
+fn is_address(value: &Value) -> bool {
+    const MEMBERS: [&str; 6] = ["formatted", "street_address", "locality", "region", "postal_code", "country"];
+    let is_line = |value: &Value| value.as_str().is_some_and(|text| is_shown_text(&text.replace(['\r', '\n'], " ")));
+    value.as_object().is_some_and(|address| {
+        !address.is_empty() && address.iter().all(|(name, value)| MEMBERS.contains(&name.as_str()) && is_line(value))
+    })
+}
+
+/// Applications link to it: no address that runs or holds something by itself.
+fn is_web_address(text: &str) -> bool {
+    url::Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "https" | "http"))
+}
+
+/// ISO 8601-1: a date, a date of no year (0000), or a year.
+fn is_birthdate(text: &str) -> bool {
+    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    match text.len() {
+        4 => digits(text),
+        // Of a year that has a 29th of February.
+        10 => text.replacen("0000-", "2000-", 1).parse::<jiff::civil::Date>().is_ok(),
+        _ => false,
+    }
+}
+
+/// BCP 47, or with underscores, which Core takes too.
+fn is_locale(text: &str) -> bool {
+    let mut parts = text.split(['-', '_']);
+    let language = parts.next().unwrap_or_default();
+    (2..=8).contains(&language.len())
+        && language.bytes().all(|b| b.is_ascii_alphabetic())
+        && parts.all(|part| (1..=8).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_alphanumeric()))
 }
 
 impl User {
@@ -206,13 +253,35 @@ mod tests {
     #[test]
     fn claims_have_the_types_of_the_specification() {
         let check = |claims: Value| check_claims(claims.as_object().unwrap());
-        assert!(check(json!({"name": "A", "address": {"country": "NL"}, "phone_number_verified": true})).is_ok());
+        for good in [
+            json!({"name": "A", "address": {"formatted": "1 Street\nTown", "country": "NL"}, "phone_number_verified": true}),
+            json!({"picture": "https://a.example/ada.png", "website": "http://a.example", "nickname": null}),
+            json!({"birthdate": "1815-12-10", "zoneinfo": "Europe/London", "locale": "en-GB"}),
+            json!({"birthdate": "0000-02-29", "locale": "zh_Hant_TW"}),
+            json!({"birthdate": "1815"}),
+        ] {
+            assert_eq!(check(good.clone()), Ok(()), "{good}");
+        }
         for bad in [
             json!({"name": 1}),
             json!({"address": "x"}),
             json!({"role": "admin"}),
             json!({"sub": "x"}),
             json!({"email": "x"}),
+            json!({"name": ""}),
+            json!({"name": "A\u{1b}[2J"}),
+            json!({"picture": "javascript:alert(1)"}),
+            json!({"website": "data:text/html,x"}),
+            json!({"profile": "/ada"}),
+            json!({"birthdate": "yesterday"}),
+            json!({"birthdate": "1815-02-29"}),
+            json!({"birthdate": "12-10-1815"}),
+            json!({"zoneinfo": "Mars/Olympus"}),
+            json!({"locale": "en GB"}),
+            json!({"locale": "e"}),
+            json!({"address": {}}),
+            json!({"address": {"country": ""}}),
+            json!({"address": {"planet": "Earth"}}),
         ] {
             assert!(check(bad.clone()).is_err(), "{bad}");
         }

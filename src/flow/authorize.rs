@@ -86,12 +86,12 @@ async fn proceed(
     if !asked.is_empty() && !is_carried(ctx, &registry, &request) {
         return Err(OAuthError::invalid_scope("None of this scope belongs to a resource that the request is for."));
     }
-    let hinted = params.get("id_token_hint").map(|hint| hinted_user(ctx, hint)).transpose()?;
-    let named = request.claims.required_subject().map(UserId::from_stored);
-    if named.is_some() && hinted.is_some() && named != hinted {
-        return Err(OAuthError::invalid_request("`id_token_hint` and `claims` name different people."));
+    let required_user = params.get("id_token_hint").map(|hint| hinted_user(ctx, hint)).transpose()?;
+    if let Some(named) = request.claims.required_subjects()
+        && required_user.as_ref().map_or(named.is_empty(), |hinted| !named.contains(&hinted.as_str()))
+    {
+        return Err(OAuthError::invalid_request("There is nobody whom all of `claims` and `id_token_hint` name."));
     }
-    let required_user = named.or(hinted);
     let destination = ClientDestination { client_id: client.id.clone(), request, required_user };
 
     let signed_in = current(ctx, browser, now).await?;
@@ -184,13 +184,15 @@ fn permitted_resources(
         resources.dedup();
         return Ok(resources);
     }
-    // An OpenID Connect client without `resource` wants tokens for UserInfo; another one for the APIs whose scopes it named.
-    if request.is_openid() {
-        return Ok(Vec::new());
-    }
+    // Without `resource` the scopes say which APIs are meant. An OpenID Connect client has its first token for UserInfo all
+    // the same, since most have never heard of `resource`; to them the default is granted beside.
     let meant = registry.meant_resources(client, &request.scope);
     let mut resources: Vec<String> = meant.map(|resource| resource.identifier.clone()).collect();
+    if request.is_openid() && !resources.is_empty() {
+        resources.push(ctx.config.access_token.audience.clone());
+    }
     resources.sort_unstable();
+    resources.dedup();
     Ok(resources)
 }
 

@@ -9,7 +9,6 @@ use crate::crypto::opaque::Digest;
 use crate::domain::client::Client;
 use crate::domain::flow::{ClientDestination, Destination, Flow, Progress, ProvenPassword};
 use crate::domain::grant::Consent;
-use crate::domain::ids::UserId;
 use crate::domain::session::SignedIn;
 use crate::domain::user::User;
 use crate::protocol::error::OAuthError;
@@ -71,9 +70,8 @@ pub fn next_step(
         Ok(demand) => demand,
         Err(unmet) => return Step::Refuse(unmet),
     };
-    let another = |user: &UserId| destination.required_user.as_ref().is_some_and(|required| required != user);
     if let Some(user) = half {
-        if another(&user.id) {
+        if !destination.may_be_about(&user.id) {
             return Step::Refuse(OAuthError::login_required("Another person signed in than the one asked for."));
         }
         return after_password(config, user, demand);
@@ -85,7 +83,7 @@ pub fn next_step(
     let fresh = Progress::default();
     let progress = if progress.session_id.as_ref() == Some(&signed_in.session.id) { progress } else { &fresh };
 
-    if another(&signed_in.user.id) {
+    if !destination.may_be_about(&signed_in.user.id) {
         if progress.signed_in {
             return Step::Refuse(OAuthError::login_required("Another person signed in than the one asked for."));
         }

@@ -16,8 +16,8 @@ use super::session::sid;
 #[derive(Debug, Default, Serialize)]
 pub struct Introspection {
     pub active: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub scope: Option<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub scope: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -69,7 +69,7 @@ pub async fn introspect(
     };
     Ok(Introspection {
         active: true,
-        scope: Some(claims.scope.clone()),
+        scope: claims.scope.clone(),
         client_id: Some(claims.client_id.clone()),
         username,
         token_type: Some("Bearer"),
@@ -105,7 +105,7 @@ async fn refresh_token(
     let Some(end) = end.filter(|_| grant.client_id == client.id) else { return Ok(Introspection::default()) };
     Ok(Introspection {
         active: true,
-        scope: Some(grant.scope.as_str().to_owned()),
+        scope: grant.scope.as_str().to_owned(),
         client_id: Some(client.id.as_str().to_owned()),
         exp: Some(end.seconds()),
         iat: Some(grant.created_at.seconds()),

@@ -58,12 +58,16 @@ impl ClaimsRequest {
         }
     }
 
-    /// The subject that the answer must be about, where the request names one.
+    /// The subjects of which the answer must be about one; `None` where the request names none. A name that is no text, or
+    /// two lists that share nobody, leave nobody.
     #[must_use]
-    pub fn required_subject(&self) -> Option<String> {
-        let of = |claims: &BTreeMap<String, Option<ClaimRequest>>| claims.get("sub").cloned().flatten()?.value;
-        let wanted = of(&self.id_token).or_else(|| of(&self.userinfo))?;
-        wanted.as_str().map(str::to_owned)
+    pub fn required_subjects(&self) -> Option<Vec<&str>> {
+        let asked = [&self.id_token, &self.userinfo].into_iter().filter_map(|claims| claims.get("sub")?.as_ref());
+        let named = asked.filter(|sub| sub.value.is_some() || sub.values.is_some()).map(ClaimRequest::texts);
+        named.reduce(|mut wanted, also| {
+            wanted.retain(|subject| also.contains(subject));
+            wanted
+        })
     }
 
     /// The `acr` values that the request calls essential; `None` when it does not.
@@ -82,7 +86,14 @@ impl ClaimsRequest {
 
     fn acr(&self, essential: bool) -> Option<Vec<&str>> {
         let acr = self.id_token.get("acr")?.as_ref().filter(|acr| acr.essential == essential)?;
-        Some(acr.values.iter().flatten().chain(&acr.value).filter_map(Value::as_str).collect())
+        Some(acr.texts())
+    }
+}
+
+impl ClaimRequest {
+    /// The `value` and `values` that are text.
+    fn texts(&self) -> Vec<&str> {
+        self.values.iter().flatten().chain(&self.value).filter_map(Value::as_str).collect()
     }
 }
 
@@ -161,12 +172,28 @@ mod tests {
         )
         .unwrap();
         assert!(claims.userinfo.contains_key("nickname"));
-        assert_eq!(claims.required_subject().as_deref(), Some("248289761001"));
+        assert_eq!(claims.required_subjects(), Some(vec!["248289761001"]));
         assert_eq!(claims.essential_acr(), Some(vec!["a", "b"]));
         assert_eq!(ClaimsRequest::parse(r#"{"id_token":{"acr":{"values":["a"]}}}"#).unwrap().essential_acr(), None);
         assert_eq!(ClaimsRequest::parse(r#"{"id_token":{"acr":{"essential":true}}}"#).unwrap().essential_acr(), None);
         let no_class = ClaimsRequest::parse(r#"{"id_token":{"acr":{"essential":true,"value":2}}}"#).unwrap();
         assert_eq!(no_class.essential_acr(), Some(Vec::new()));
+    }
+
+    #[test]
+    fn the_subject_is_one_of_those_named_in_both_places() {
+        for (claims, wanted) in [
+            (r#"{"id_token":{"sub":null}}"#, None),
+            (r#"{"id_token":{"sub":{"essential":true}}}"#, None),
+            (r#"{"userinfo":{"sub":{"value":"a"}}}"#, Some(vec!["a"])),
+            (r#"{"id_token":{"sub":{"values":["a","b"]}}}"#, Some(vec!["a", "b"])),
+            (r#"{"id_token":{"sub":{"values":["a","b"]}},"userinfo":{"sub":{"value":"b"}}}"#, Some(vec!["b"])),
+            (r#"{"id_token":{"sub":{"value":"a"}},"userinfo":{"sub":{"value":"b"}}}"#, Some(vec![])),
+            (r#"{"id_token":{"sub":{"values":[]}}}"#, Some(vec![])),
+            (r#"{"id_token":{"sub":{"value":7}}}"#, Some(vec![])),
+        ] {
+            assert_eq!(ClaimsRequest::parse(claims).unwrap().required_subjects(), wanted, "{claims}");
+        }
     }
 
     #[test]

@@ -51,7 +51,8 @@ pub struct UnverifiedJws<'a> {
 
 impl<'a> UnverifiedJws<'a> {
     /// `None` for anything that is not a compact JWS of bounded size whose header and payload are JSON objects, and for a
-    /// header with `crit`, `b64` or `zip`, none of which we understand (RFC 7515 section 4.1.11).
+    /// header with `crit`, `b64` or `zip`, none of which we understand (RFC 7515 section 4.1.11). A registered name of another
+    /// type than its own is no absent one.
     #[must_use]
     pub fn parse(token: &'a str) -> Option<Self> {
         if token.len() > MAX_TOKEN_LENGTH {
@@ -68,9 +69,13 @@ impl<'a> UnverifiedJws<'a> {
         if ["crit", "b64", "zip"].iter().any(|name| header.contains_key(*name)) {
             return None;
         }
+        let payload = object(payload)?;
+        if !is_well_typed(&header, &payload) {
+            return None;
+        }
         Some(Self {
             header,
-            payload: object(payload)?,
+            payload,
             signing_input: signing_input.as_bytes(),
             signature: URL_SAFE_NO_PAD.decode(signature).ok()?,
         })
@@ -105,9 +110,39 @@ impl<'a> UnverifiedJws<'a> {
     }
 }
 
+/// RFC 7515 sections 4.1.1, 4.1.4, 4.1.9 and 4.1.10; RFC 7519 section 4.1.
+fn is_well_typed(header: &Map<String, Value>, payload: &Map<String, Value>) -> bool {
+    let all = |members: &Map<String, Value>, names: &[&str], right: fn(&Value) -> bool| {
+        names.iter().filter_map(|name| members.get(*name)).all(right)
+    };
+    all(header, &["alg", "kid", "typ", "cty"], Value::is_string)
+        && all(payload, &["iss", "sub", "jti"], Value::is_string)
+        && all(payload, &["exp", "nbf", "iat"], Value::is_number)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_registered_name_of_another_type_is_not_an_absent_one() {
+        let part = |value: serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let parses = |header: serde_json::Value, payload: serde_json::Value| {
+            UnverifiedJws::parse(&format!("{}.{}.AA", part(header), part(payload))).is_some()
+        };
+        use serde_json::json;
+        assert!(parses(json!({"alg": "ES256", "kid": "a"}), json!({"exp": 1.5, "nbf": 2, "aud": ["a"], "other": {}})));
+        for header in
+            [json!({"alg": "ES256", "kid": 1}), json!({"alg": "ES256", "typ": null}), json!({"alg": ["ES256"]})]
+        {
+            assert!(!parses(header.clone(), json!({})), "{header}");
+        }
+        for payload in
+            [json!({"nbf": "soon"}), json!({"iat": null}), json!({"exp": [1]}), json!({"jti": 1}), json!({"sub": {}})]
+        {
+            assert!(!parses(json!({"alg": "ES256"}), payload.clone()), "{payload}");
+        }
+    }
     use proptest::prelude::*;
 
     fn token(header: &str, payload: &str) -> String {

@@ -47,9 +47,9 @@ pub fn frontchannel_location(uri: &str, issuer: &str, sid: &str) -> String {
 /// `invalid_client_metadata` saying what is wrong with it.
 pub fn check_frontchannel_uri(uri: &str, redirect_uris: &[RedirectUri]) -> Result<(), OAuthError> {
     let refuse = |why| Err(OAuthError::invalid_client_metadata(why));
-    let Some(origin) = RedirectUri::parse(uri).ok().and_then(|_| origin_of(uri)) else {
+    let Some(origin) = RedirectUri::register(uri, &["iss", "sid"]).ok().and_then(|_| origin_of(uri)) else {
         return refuse(
-            "`frontchannel_logout_uri` must be an https address, or http on the loopback, without a fragment.",
+            "`frontchannel_logout_uri` must be an https address, or http on the loopback, without a fragment, `iss` or `sid`.",
         );
     };
     // Content-Security-Policy has no way to write one.

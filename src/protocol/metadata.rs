@@ -9,7 +9,7 @@ use super::client_auth::AuthMethod;
 use super::error::OAuthError;
 use super::jose::SigningAlgorithm;
 use super::logout::check_frontchannel_uri;
-use super::redirect_uri::{RedirectUri, parse_link};
+use super::redirect_uri::{RESPONSE_PARAMETERS, RedirectUri, parse_link};
 use super::scope::{OFFLINE_ACCESS, Scope};
 use super::text::misleads;
 
@@ -194,10 +194,23 @@ fn wrong_member(members: &Map<String, Value>) -> Option<OAuthError> {
         } else if takes(Value::Array(Vec::new())) {
             if value.is_array() { format!("`{name}`: {error}.") } else { format!("`{name}` must be a list.") }
         } else if value.is_string() {
-            format!("`{name}`: {error}.")
+            let why = error.to_string();
+            let why = why.strip_prefix("invalid_scope: ").unwrap_or(&why);
+            format!("`{name}`: {}.", why.trim_end_matches('.'))
         } else {
             format!("`{name}` must be text.")
         }))
+    })
+}
+
+/// The address, alone wrong, that makes the metadata so.
+#[must_use]
+pub fn wrong_uri(members: &Map<String, Value>) -> Option<(&str, OAuthError)> {
+    let lists: [(&str, &[&str]); 2] =
+        [("redirect_uris", &RESPONSE_PARAMETERS), ("post_logout_redirect_uris", &["state"])];
+    lists.into_iter().find_map(|(name, added)| {
+        let uris = members.get(name)?.as_array()?.iter().filter_map(Value::as_str);
+        uris.into_iter().find_map(|uri| Some((uri, RedirectUri::register(uri, added).err()?)))
     })
 }
 
@@ -207,10 +220,8 @@ impl ClientMetadata {
     /// # Errors
     /// `invalid_redirect_uri` or `invalid_client_metadata`, RFC 7591 section 3.2.2, naming the member that is wrong.
     pub fn parse(members: &Map<String, Value>) -> Result<Self, OAuthError> {
-        for name in ["redirect_uris", "post_logout_redirect_uris"] {
-            for uri in members.get(name).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
-                RedirectUri::parse(uri)?;
-            }
+        if let Some((_, error)) = wrong_uri(members) {
+            return Err(error);
         }
         // RFC 7591 section 2 knows members by null as little as by absence.
         let present: Map<_, _> =
@@ -220,12 +231,15 @@ impl ClientMetadata {
         }) {
             return Err(invalid("The implicit and password grants are not offered (RFC 9700 sections 2.1.2 and 2.4)."));
         }
-        let scope_given = present.contains_key("scope");
         let mut metadata: Self = serde_json::from_value(Value::Object(present.clone())).map_err(|error| {
             wrong_member(&present).unwrap_or_else(|| invalid(format!("The client metadata is not valid: {error}.")))
         })?;
-        if !scope_given {
+        if !present.contains_key("scope") {
             metadata.scope = Some(metadata.default_scope()?);
+        }
+        // RFC 7591 section 2.1: a client without a redirect has no response type.
+        if !present.contains_key("response_types") && !metadata.grants(GrantType::AuthorizationCode) {
+            metadata.response_types = Vec::new();
         }
         metadata.check()?;
         Ok(metadata)
@@ -275,7 +289,7 @@ impl ClientMetadata {
         self.check_texts()?;
         if let Some(uri) = &self.backchannel_logout_uri {
             // Absolute and without a fragment (section 2.2). Http reaches as far as this machine, for development.
-            let uri = RedirectUri::parse(uri).map_err(|error| {
+            let uri = RedirectUri::register(uri, &[]).map_err(|error| {
                 invalid(format!(
                     "`backchannel_logout_uri`: {}",
                     error.description.replace("redirect URI", "logout URI")
@@ -323,9 +337,6 @@ impl ClientMetadata {
         let Some(jwks) = &self.jwks else { return Ok(()) };
         let keys = jwks.get("keys").and_then(Value::as_array).filter(|keys| !keys.is_empty() && keys.len() <= MAX_KEYS);
         let keys = keys.ok_or_else(|| invalid("`jwks` must be a JWK Set of 1 to 20 keys."))?;
-        if keys.iter().any(|key| key.get("use").is_some_and(|purpose| purpose != "sig")) {
-            return Err(invalid("`jwks` holds a key that is not for signatures (`use` other than \"sig\")."));
-        }
         let modulus = |key: &Value| key.get("n").and_then(Value::as_str).map_or(usize::MAX, str::len);
         // 2048 bits are 256 bytes, 342 characters of base64url (RFC 7518 section 3.3).
         if keys.iter().any(|key| modulus(key) < 342) {
@@ -468,6 +479,7 @@ mod tests {
                 json!("ios"),
                 "`application_type`: unknown variant `ios`, expected `web` or `native`.",
             ),
+            ("scope", json!("a\"b"), "`scope`: The scope has a character that scopes cannot have."),
             ("contacts", json!([1]), "`contacts`: invalid type: integer `1`, expected a string."),
         ] {
             let mut members = json!({"redirect_uris": ["https://a.example/cb"], "client_uri": "https://a.example"});

@@ -6,6 +6,10 @@ use url::{Host, Url};
 use super::error::OAuthError;
 
 const MAX_LENGTH: usize = 2048;
+/// What an authorization response adds to a redirection URI: RFC 6749 sections 4.1.2 and 4.1.2.1, RFC 9207 section 2, OpenID
+/// Connect Session Management section 2.
+pub const RESPONSE_PARAMETERS: [&str; 7] =
+    ["code", "state", "iss", "error", "error_description", "error_uri", "session_state"];
 
 /// A registered redirection URI, kept byte for byte as it was registered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +54,37 @@ impl RedirectUri {
             }
         }
         Ok(Self(text.to_owned()))
+    }
+
+    /// The same for one that is registered now, which must also be written as RFC 3986 has it, lest one program read it
+    /// otherwise than another, and hold none of the parameters that are `added` to it.
+    ///
+    /// # Errors
+    /// `invalid_redirect_uri` saying what is wrong with it.
+    pub fn register(text: &str, added: &[&str]) -> Result<Self, OAuthError> {
+        let uri = Self::parse(text)?;
+        // Section 3: `//` before the host, which is not empty. What mends it for a browser is not what was registered.
+        let authority = text.split_once("://").map(|(_, rest)| rest);
+        if uri.origin().is_some() && authority.is_none_or(|rest| rest.starts_with('/')) {
+            return Err(OAuthError::invalid_redirect_uri(
+                "A redirect URI has two slashes and a host after its scheme.",
+            ));
+        }
+        // Section 2.1.
+        let encoded = |rest: &str| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
+        if !text.split('%').skip(1).all(encoded) {
+            return Err(OAuthError::invalid_redirect_uri(
+                "A redirect URI has a `%` that two hexadecimal digits do not follow.",
+            ));
+        }
+        let query = Url::parse(text).ok().and_then(|url| url.query().map(str::to_owned)).unwrap_or_default();
+        if form_urlencoded::parse(query.as_bytes()).any(|(name, _)| added.contains(&&*name)) {
+            return Err(OAuthError::invalid_redirect_uri(format!(
+                "A redirect URI cannot have a parameter that is added to it later: {}.",
+                added.join(", ")
+            )));
+        }
+        Ok(uri)
     }
 
     #[must_use]
@@ -177,6 +212,32 @@ mod tests {
             "https://äpp.example/",
         ] {
             assert!(RedirectUri::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_registered_is_read_the_same_everywhere_and_gets_no_parameter_twice() {
+        for good in [
+            "https://app.example/c%2Fb?x=%20",
+            "https://app.example?statement=1",
+            "com.example.app:/cb",
+            "http://[::1]/",
+        ] {
+            assert!(RedirectUri::register(good, &RESPONSE_PARAMETERS).is_ok(), "{good}");
+        }
+        for bad in [
+            "https:///app.example/cb",
+            "https:/app.example/cb",
+            "https:app.example/cb",
+            "http:/localhost/cb",
+            "https://app.example/%",
+            "https://app.example/%2",
+            "https://app.example/%zz",
+            "https://app.example/cb?x=1&state=2",
+            "https://app.example/cb?%63ode=1",
+            "com.example.app:/cb?iss",
+        ] {
+            assert!(RedirectUri::register(bad, &RESPONSE_PARAMETERS).is_err(), "{bad}");
         }
     }
 

@@ -168,6 +168,13 @@ fn another_person_than_the_one_asked_for_gets_nothing() {
     destination.request.prompt.none = true;
     assert_eq!(step(&client, &destination, &Progress::default(), Some(&signed_in(0))), "login_required");
     let other = Progress { other_account: true, ..proven("s1") };
+    for (named, next) in [(r#""value":"bob""#, "login_required"), (r#""values":["bob","ada"]"#, "issue")] {
+        for place in ["id_token", "userinfo"] {
+            let claims = format!(r#"claims={{"{place}":{{"sub":{{{named}}}}}}}"#);
+            let named = self::destination(&client, &claims);
+            assert_eq!(step(&client, &named, &proven("s1"), Some(&signed_in(0))), next, "{claims}");
+        }
+    }
     let anybody = self::destination(&client, "");
     assert_eq!(step(&client, &anybody, &other, Some(&signed_in(0))), "sign in");
 }

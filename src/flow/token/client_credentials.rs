@@ -3,7 +3,7 @@
 use crate::clock::UnixTime;
 use crate::domain::client::Client;
 use crate::protocol::error::OAuthError;
-use crate::protocol::scope::{OFFLINE_ACCESS, OPENID, Scope};
+use crate::protocol::scope::{OIDC_SCOPES, Scope};
 use crate::protocol::token::ClientCredentialsRequest;
 
 use super::super::Context;
@@ -19,7 +19,7 @@ pub(super) fn exchange(
 ) -> Result<Issued, OAuthError> {
     let registry = ctx.registry();
     let default_audience = &ctx.config.access_token.audience;
-    let about_people = |scope: &str| scope == OPENID || scope == OFFLINE_ACCESS;
+    let about_people = |scope: &str| OIDC_SCOPES.contains(&scope);
     let scope = match &request.scope {
         Some(scope) => {
             if let Some(foreign) =

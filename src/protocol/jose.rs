@@ -122,6 +122,8 @@ fn is_well_typed(header: &Map<String, Value>, payload: &Map<String, Value>) -> b
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -130,7 +132,6 @@ mod tests {
         let parses = |header: serde_json::Value, payload: serde_json::Value| {
             UnverifiedJws::parse(&format!("{}.{}.AA", part(header), part(payload))).is_some()
         };
-        use serde_json::json;
         assert!(parses(json!({"alg": "ES256", "kid": "a"}), json!({"exp": 1.5, "nbf": 2, "aud": ["a"], "other": {}})));
         for header in
             [json!({"alg": "ES256", "kid": 1}), json!({"alg": "ES256", "typ": null}), json!({"alg": ["ES256"]})]

@@ -249,6 +249,11 @@ async fn one_flow_is_answered_in_one_tab_and_signed_in_to_again_in_another() {
             if new.continues {
                 new.session.id = session.clone();
             }
+            if n > 1 {
+                let code = GrantSecret::mint().unwrap();
+                let grant = meeting.grant(&code, &person, &new.session.id, now);
+                new.grant = Some(NewGrant { flow: Some(flow), ..grant });
+            }
             all.push(work!(store.sign_in(new, now)));
         }
         meeting.meet("one flow in two tabs", all).await;

@@ -126,6 +126,7 @@ impl World {
             buckets: vec![Bucket::account("ada", None), Bucket::network("192.0.2.1")],
             flow,
             progress: Progress::default(),
+            grant: None,
         };
         self.store.sign_in(new, NOW).await.unwrap()
     }
@@ -581,6 +582,36 @@ async fn an_answered_flow_is_there_for_a_moment_and_no_longer() {
     assert_eq!(answer(9).await, Granting::Done);
     assert!(!is_there(10).await);
     assert_eq!(answer(10).await, Granting::Gone);
+}
+
+#[actix_web::test]
+async fn a_sign_in_stores_what_its_client_is_given_or_stands_without_it() {
+    let ground = Ground::new(NOW).await;
+    let (person, client) = (&ground.people[0], &ground.clients[0]);
+    let flow = FlowId::mint().unwrap().digest();
+    let stored = Flow { destination: Destination::Home, progress: Progress::default(), created_at: NOW };
+    ground.store.create_flow(flow, flow, stored, NOW.plus(DAY)).await.unwrap();
+    for (flow, amr, verified, outcome) in [
+        (flow, "pwd", "x", SignIn::Granted),
+        // Another tab took the flow, or what the grant says of the sign-in is not true of it.
+        (FlowId::mint().unwrap().digest(), "pwd", "x", SignIn::Done),
+        (flow, "pwd otp mfa", "x", SignIn::Done),
+        (flow, "pwd", "a password from before", SignIn::Gone),
+    ] {
+        let code = GrantSecret::mint().unwrap();
+        let mut new = new_session(person, NOW);
+        new.verified_hash = Some(Digest::of(verified.as_bytes()));
+        let mut grant = new_grant(&code, person, client, &new.session.id, "openid", NOW);
+        grant.grant.authentication.amr = amr.into();
+        let (binding, cookie) = (grant.code_binding, new.cookie);
+        new.grant = Some(NewGrant { flow: Some(flow), ..grant });
+        assert_eq!(ground.store.sign_in(new, NOW).await.unwrap(), outcome);
+        let lives = ground.store.find_session(cookie, NOW.minus(DAY), NOW).await.unwrap().is_some();
+        assert_eq!(lives, outcome != SignIn::Gone);
+        let exchanged = ground.store.exchange_code(code, binding, client.clone(), None, NOW.plus(DAY), NOW).await;
+        let is_given = matches!(exchanged.unwrap(), Exchange::Exchanged(_));
+        assert_eq!(is_given, outcome == SignIn::Granted);
+    }
 }
 
 #[actix_web::test]

@@ -9,7 +9,7 @@ use crate::domain::user::User;
 use crate::protocol::acr::{AcrNames, Class};
 use crate::protocol::authorization::AuthorizationRequest;
 use crate::protocol::error::OAuthError;
-use crate::store::{Credential, StoreError};
+use crate::store::StoreError;
 
 use super::Context;
 use super::session::Browser;
@@ -34,12 +34,6 @@ pub struct Person {
 impl From<&User> for Person {
     fn from(user: &User) -> Self {
         Self { has_second_factor: user.has_second_factor, is_admin: user.is_admin }
-    }
-}
-
-impl From<&Credential> for Person {
-    fn from(credential: &Credential) -> Self {
-        Self { has_second_factor: credential.has_second_factor, is_admin: credential.is_admin }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::protocol::response_mode::AuthorizationResponse;
 use crate::store::StoreError;
 
 use super::assurance::{Demand, Missing, missing};
-use super::issue::Issued;
+use super::issue::{Issued, Prepared};
 use super::recent::is_recent;
 use super::session::{Browser, current};
 use super::{Context, assurance, authorize, issue};
@@ -270,6 +270,28 @@ pub async fn is_trusted_by(
             assurance::is_trusted(ctx, browser, &user.id, user.into(), now).await
         }
         _ => Ok(false),
+    }
+}
+
+/// The client's answer, to be stored together with the sign-in that makes it due; `None` where more is left to do than this.
+///
+/// # Errors
+/// When the machinery fails.
+pub(super) async fn foreseen(
+    ctx: &Context,
+    situation: &Situation,
+    signed_in: &SignedIn,
+    progress: &Progress,
+    trusted: bool,
+    now: UnixTime,
+) -> Result<Option<Prepared>, OAuthError> {
+    let (Destination::Client(destination), Some(client)) = (&situation.flow.destination, &situation.client) else {
+        return Ok(None);
+    };
+    let here = Here { progress, half: None, signed_in: Some(signed_in), trusted };
+    match authorize::decide(ctx, client, destination, here, now).await? {
+        Step::Issue => issue::prepare(ctx, client, destination, signed_in, Some(situation.id), now).map(Some),
+        _ => Ok(None),
     }
 }
 

@@ -37,6 +37,12 @@ pub enum Issued {
     Outdated,
 }
 
+/// A grant with its code, and the answer that may be given once it is stored.
+pub struct Prepared {
+    pub grant: NewGrant,
+    pub answer: AuthorizationResponse,
+}
+
 /// Stores a grant with its code and answers the client.
 ///
 /// # Errors
@@ -49,11 +55,29 @@ pub async fn code(
     flow: Option<Digest>,
     now: UnixTime,
 ) -> Result<Issued, OAuthError> {
+    let Prepared { grant, answer } = prepare(ctx, client, destination, signed_in, flow, now)?;
+    Ok(match ctx.store.create_grant(grant).await? {
+        Granting::Done => Issued::Answer(answer),
+        Granting::Gone => Issued::Gone,
+        Granting::Outdated => Issued::Outdated,
+    })
+}
+
+/// # Errors
+/// When the machinery fails.
+pub fn prepare(
+    ctx: &Context,
+    client: &Client,
+    destination: &ClientDestination,
+    signed_in: &SignedIn,
+    flow: Option<Digest>,
+    now: UnixTime,
+) -> Result<Prepared, OAuthError> {
     let request = &destination.request;
     let secret = GrantSecret::mint()?;
     let challenge = request.code_challenge.as_ref().map(crate::protocol::pkce::CodeChallenge::as_str);
     let named = request.target.redirect_uri_sent.then_some(request.target.redirect_uri.as_str());
-    let stored = ctx.store.create_grant(NewGrant {
+    let grant = NewGrant {
         handle: secret.handle_digest(),
         code: secret.digest(),
         code_binding: code_binding(named, challenge),
@@ -75,12 +99,7 @@ pub async fn code(
             network: None,
             created_at: now,
         },
-    });
-    match stored.await? {
-        Granting::Done => {}
-        Granting::Gone => return Ok(Issued::Gone),
-        Granting::Outdated => return Ok(Issued::Outdated),
-    }
+    };
     let code = secret.reveal(CODE_PREFIX).expose_secret().to_owned();
     let mut parameters = vec![("code", code)];
     let origin = origin_of(&request.target.redirect_uri).filter(|_| ctx.config.session.management);
@@ -89,7 +108,8 @@ pub async fn code(
         parameters.push(("session_state", session_state(destination.client_id.as_str(), origin, browser_state)?));
     }
     let browser_state = browser_state.map(|value| BrowserState { value, max_age: signed_in.session.kept_for(now) });
-    Ok(Issued::Answer(AuthorizationResponse { browser_state, ..request.target.respond(ctx.issuer(), parameters) }))
+    let answer = AuthorizationResponse { browser_state, ..request.target.respond(ctx.issuer(), parameters) };
+    Ok(Prepared { grant, answer })
 }
 
 /// Signs an ID token, OpenID Connect Core section 2. `nonce` goes into the one that answers the authorization request

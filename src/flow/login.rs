@@ -8,16 +8,17 @@ use crate::crypto::opaque::{Digest, SessionSecret, StepSecret, browser_mark, is_
 use crate::crypto::password::{MAX_LENGTH, Verdict};
 use crate::domain::flow::{Progress, ProvenPassword};
 use crate::domain::ids::{SessionId, UserId};
-use crate::domain::session::{Authentication, Session};
+use crate::domain::session::{Authentication, Session, SignedIn};
 use crate::domain::throttle::Bucket;
 use crate::domain::user::normal_name;
 use crate::protocol::acr::AMR_PASSWORD;
 use crate::protocol::error::OAuthError;
-use crate::store::{Failure, HalfSignIn, NewSession, SecondFactor, SignIn};
+use crate::protocol::response_mode::AuthorizationResponse;
+use crate::store::{Credential, Failure, HalfSignIn, NewSession, SecondFactor, SignIn};
 
 use super::Context;
 use super::assurance::{Missing, Person, is_trusted, missing};
-use super::interaction::{Situation, Step};
+use super::interaction::{Situation, Step, foreseen};
 use super::session::{Browser, SessionCookie};
 
 /// What a sign-in came to.
@@ -54,6 +55,8 @@ pub struct Entry {
     pub known: Option<String>,
     /// That it needs no second factor for a while.
     pub trust: Option<SecretString>,
+    /// Where it is sent with them; `None` where that is still to be judged.
+    pub answer: Option<AuthorizationResponse>,
 }
 
 /// Checks a password and signs in, or halfway in where a second factor is due. An account that does not exist costs and
@@ -75,7 +78,7 @@ pub async fn sign_in(
         (Step::SignIn, _) => username.unwrap_or_default().to_owned(),
         _ => return Ok(Outcome::Elsewhere),
     };
-    let credential = ctx.store.find_credential(&name).await?.filter(|credential| !credential.disabled);
+    let credential = ctx.store.find_credential(&name).await?.filter(|credential| credential.user.disabled_at.is_none());
     let stored = credential.as_ref().and_then(|credential| credential.password_hash.clone());
     let known = known_mark(ctx, browser, &name, stored.as_deref());
     // A browser that the account knows is judged by its own guesses alone, never by its neighbours'.
@@ -87,9 +90,9 @@ pub async fn sign_in(
     }
     // An over-long password is wrong, at the price of any other.
     let fits = password.expose_secret().nfc().count() <= MAX_LENGTH;
-    let account_id = credential.as_ref().map(|credential| credential.user_id.clone());
+    let account_id = credential.as_ref().map(|credential| credential.user.id.clone());
     let verdict = ctx.hasher.verify(if fits { password } else { SecretString::default() }, stored.clone()).await?;
-    let (Verdict::Right { rehashed }, Some(credential), Some(verified_hash), true) =
+    let (Verdict::Right { rehashed }, Some(Credential { user, .. }), Some(verified_hash), true) =
         (verdict, credential, stored, fits)
     else {
         let failure = Failure { buckets, account: account_id, origin: browser.origin.clone() };
@@ -98,9 +101,9 @@ pub async fn sign_in(
         tracing::warn!(network = browser.network, slowed = blocked.is_some(), "a sign-in failed");
         return Ok(blocked.map_or(Outcome::Wrong, Outcome::Wait));
     };
-    let person = Person::from(&credential);
+    let person = Person::from(&user);
     let before = situation.signed_in.as_ref().map(|signed_in| &signed_in.session);
-    let before = before.filter(|session| session.user_id == credential.user_id);
+    let before = before.filter(|session| session.user_id == user.id);
     // Asked where a sign-in begins; proving oneself again changes nothing about it.
     let is_kept = match situation.step {
         Step::Reauthenticate => before.is_some_and(|session| session.is_kept),
@@ -108,7 +111,7 @@ pub async fn sign_in(
     };
     // A session that has shown a second factor is not made weaker by proving a part of it again.
     let trusted = before.is_none_or(|session| !session.authentication.is_multi_factor())
-        && is_trusted(ctx, browser, &credential.user_id, person, now).await?;
+        && is_trusted(ctx, browser, &user.id, person, now).await?;
     let verified = Digest::of(verified_hash.as_bytes());
     let owner = if trusted { strong_owner } else { mark_owner }(&name, rehashed.as_ref().unwrap_or(&verified_hash));
     match missing(&ctx.config.mfa, person, situation.demand, false, trusted) {
@@ -117,15 +120,10 @@ pub async fn sign_in(
             let step = StepSecret::mint()?;
             // The password that the second step will be held against is the one that is stored then.
             let hash = rehashed.as_ref().map_or(verified, |rehashed| Digest::of(rehashed.as_bytes()));
-            let proof = ProvenPassword {
-                user_id: credential.user_id.clone(),
-                at: now,
-                secret: step.digest(),
-                hash,
-                keep: is_kept,
-            };
+            let proof =
+                ProvenPassword { user_id: user.id.clone(), at: now, secret: step.digest(), hash, keep: is_kept };
             let half = HalfSignIn {
-                user_id: credential.user_id,
+                user_id: user.id,
                 verified_hash: verified,
                 rehashed,
                 buckets,
@@ -142,8 +140,12 @@ pub async fn sign_in(
     }
     let cookie = SessionSecret::mint()?;
     let Renewed { session, continues, replaces } =
-        renew(ctx, situation, browser, &credential.user_id, Authentication::by(AMR_PASSWORD, now), is_kept);
+        renew(ctx, situation, browser, &user.id, Authentication::by(AMR_PASSWORD, now), is_kept);
     let session_cookie = SessionCookie::new(ctx, &cookie, &session, now);
+    let progress = Progress { session_id: Some(session.id.clone()), signed_in: true, ..Progress::default() };
+    let signed_in = SignedIn { session: session.clone(), user, address: browser.origin.address.clone() };
+    let prepared = foreseen(ctx, situation, &signed_in, &progress, trusted, now).await?;
+    let (grant, answer) = prepared.map(|prepared| (prepared.grant, prepared.answer)).unzip();
     let stored = ctx.store.sign_in(
         NewSession {
             cookie: cookie.digest(),
@@ -158,16 +160,18 @@ pub async fn sign_in(
             account,
             buckets,
             flow: situation.id,
-            progress: Progress { session_id: Some(session.id.clone()), signed_in: true, ..Progress::default() },
+            progress,
             session,
+            grant,
         },
         now,
     );
     match stored.await? {
-        SignIn::Done => {
-            tracing::info!(user.id = %credential.user_id, network = browser.network, "signed in");
+        stored @ (SignIn::Done | SignIn::Granted) => {
+            tracing::info!(user.id = %signed_in.user.id, network = browser.network, "signed in");
             let known = Some(browser_mark(&ctx.known_browser_key, &owner)?);
-            Ok(Outcome::SignedIn(Entry { cookie: session_cookie, known, trust: None }))
+            let answer = answer.filter(|_| stored == SignIn::Granted);
+            Ok(Outcome::SignedIn(Entry { cookie: session_cookie, known, trust: None, answer }))
         }
         SignIn::Blocked(until) => Ok(Outcome::Wait(until)),
         SignIn::Gone | SignIn::Spent | SignIn::Enrolled { .. } => Ok(Outcome::Wrong),

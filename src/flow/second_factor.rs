@@ -20,7 +20,7 @@ use crate::store::{Failure, NewSession, NewTrust, SecondFactor, SignIn};
 
 use super::Context;
 use super::enrolment::{self, Confirmed};
-use super::interaction::{Half, Situation, Step};
+use super::interaction::{Half, Situation, Step, foreseen};
 use super::login::{Entry, Renewed, renew, strong_owner};
 use super::mail::notice;
 use super::session::{Browser, SessionCookie};
@@ -93,7 +93,8 @@ struct Account {
 async fn account(ctx: &Context, browser: &Browser, basis: &Basis<'_>) -> Result<Option<Account>, OAuthError> {
     let user = basis.user();
     let credential = ctx.store.find_credential(&user.username).await?;
-    let credential = credential.filter(|credential| !credential.disabled && credential.user_id == user.id);
+    let credential =
+        credential.filter(|credential| credential.user.disabled_at.is_none() && credential.user.id == user.id);
     let Some(password_hash) = credential.and_then(|credential| credential.password_hash) else { return Ok(None) };
     if let Basis::Half(Half { proof, .. }) = basis
         && !proof.hash.equals(&Digest::of(password_hash.as_bytes()))
@@ -139,7 +140,7 @@ pub async fn show(
     let Some(used) = used else { return wrong(ctx, user, browser, account, now).await };
     let rise = Rise { second_factor: SecondFactor::Spend(used), method, trust };
     match complete(ctx, situation, browser, &basis, &account, rise, now).await? {
-        (SignIn::Done, Some(entry)) => Ok(Outcome::SignedIn(entry)),
+        (SignIn::Done | SignIn::Granted, Some(entry)) => Ok(Outcome::SignedIn(entry)),
         (SignIn::Spent, _) => wrong(ctx, user, browser, account, now).await,
         (SignIn::Blocked(until), _) => Ok(Outcome::Wait(until)),
         _ => start_over(ctx, situation).await,
@@ -266,7 +267,18 @@ async fn complete(
     let notice = told.map(|(event, detail)| notice(ctx, basis.user(), event, detail, &browser.origin, now));
     let cookie = SessionSecret::mint()?;
     let session_cookie = SessionCookie::new(ctx, &cookie, &renewed.session, now);
+    let prepared = match &rise.second_factor {
+        SecondFactor::Spend(_) => {
+            let address = browser.origin.address.clone();
+            let signed_in = SignedIn { session: renewed.session.clone(), user: basis.user().clone(), address };
+            foreseen(ctx, situation, &signed_in, &progress, false, now).await?
+        }
+        // The recovery codes are shown first.
+        _ => None,
+    };
+    let (grant, answer) = prepared.map(|prepared| (prepared.grant, prepared.answer)).unzip();
     let new = NewSession {
+        grant,
         notices: notice.transpose()?.flatten().into_iter().collect(),
         cookie: cookie.digest(),
         origin: browser.origin.clone(),
@@ -283,11 +295,12 @@ async fn complete(
         session: renewed.session,
     };
     let stored = ctx.store.sign_in(new, now).await?;
-    let done = matches!(stored, SignIn::Done | SignIn::Enrolled { .. });
+    let done = matches!(stored, SignIn::Done | SignIn::Granted | SignIn::Enrolled { .. });
+    let answer = answer.filter(|_| stored == SignIn::Granted);
     if done {
         tracing::info!(user.id = %user_id, network = browser.network, method = rise.method, "signed in");
     }
-    Ok((stored, done.then_some(Entry { cookie: session_cookie, known, trust: trust_secret })))
+    Ok((stored, done.then_some(Entry { cookie: session_cookie, known, trust: trust_secret, answer })))
 }
 
 fn new_trust(ctx: &Context, browser: &Browser, secret: &TrustSecret, now: UnixTime) -> NewTrust {

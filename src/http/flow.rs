@@ -127,8 +127,11 @@ async fn onward(ctx: &Context, visit: &mut Visit) -> HttpResponse {
 }
 
 /// The same for whoever has just signed in, with the cookies of that.
-pub(super) async fn enter(ctx: &Context, mut visit: Visit, entry: &login::Entry) -> HttpResponse {
-    let lines = given(ctx, &visit, entry);
+pub(super) async fn enter(ctx: &Context, mut visit: Visit, entry: login::Entry) -> HttpResponse {
+    let lines = given(ctx, &visit, &entry);
+    if let Some(answer) = entry.answer {
+        return with_cookies(send_off(ctx, &visit, &Arrival::Client(answer)), lines);
+    }
     visit.browser.session = SessionSecret::parse(entry.cookie.value.expose_secret()).map(|secret| secret.digest());
     with_cookies(onward(ctx, &mut visit).await, lines)
 }
@@ -287,7 +290,7 @@ pub async fn sign_in(
     ctx.metrics.sign_in(outcome.as_ref().map_or("failed", login::Outcome::as_str));
     match outcome {
         Ok(login::Outcome::Elsewhere) => back_to(&ctx, &visit),
-        Ok(login::Outcome::SignedIn(entry)) => enter(&ctx, visit, &entry).await,
+        Ok(login::Outcome::SignedIn(entry)) => enter(&ctx, visit, entry).await,
         Ok(login::Outcome::Half(secret)) => {
             let names = CookieNames::new(https);
             with_cookies(back_to(&ctx, &visit), [names.set(names.step, secret.expose_secret(), None)])

@@ -201,10 +201,10 @@ impl Refused {
 
 async fn onward(ctx: &Context, visit: Visit, outcome: Result<Outcome, OAuthError>) -> HttpResponse {
     match outcome {
-        Ok(Outcome::SignedIn(entry)) => enter(ctx, visit, &entry).await,
+        Ok(Outcome::SignedIn(entry)) => enter(ctx, visit, entry).await,
         Ok(Outcome::Enrolled(entry, codes)) => {
             let Some(person) = visit.situation.person().filter(|_| !codes.is_empty()) else {
-                return enter(ctx, visit, &entry).await;
+                return enter(ctx, visit, entry).await;
             };
             let lines = given(ctx, &visit, &entry);
             let (next, notice) = (format!("/flow/{}", visit.id), "Your authenticator app is set up.");

@@ -200,6 +200,63 @@ fn remember_client(conn: &mut Conn, grant: &Grant) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Stores a grant with its code, and ends the flow that led to it.
+pub(super) fn store_grant(conn: &mut Conn, new: &NewGrant) -> Result<Granting, StoreError> {
+    let grant = &new.grant;
+    // What was read before this transaction may have ended meanwhile, or risen by a first second factor, with which
+    // what was given for less has ended; and what ends the person's sessions from now on must see this grant.
+    if !hold(conn, &grant.user_id)? {
+        return Ok(Granting::Gone);
+    }
+    let living = sessions::table
+        .filter(sessions::session_id.eq(grant.session_id.as_str()))
+        .filter(sessions::ended_at.is_null())
+        .filter(sessions::user_id.eq(grant.user_id.as_str()))
+        .filter(sessions::expires_at.gt(grant.created_at.millis()))
+        .filter(spared!(OF_USER, sessions::user_id, sessions::created_at))
+        .filter(spared!(ISSUER, "", sessions::created_at))
+        .select(sessions::amr);
+    let living: Option<String> = on_backend!(conn, |c| fixed(SessionLives, living).get_result(c).optional())
+        .map_err(StoreError::operation("judging a session"))?;
+    let Some(amr) = living else { return Ok(Granting::Gone) };
+    if amr != grant.authentication.amr {
+        return Ok(Granting::Outdated);
+    }
+    // Who takes a consent back holds the person: what this grant relies on stays until it is there to be ended.
+    if let Some(asked) = &new.asked
+        && !find_consent(conn, &grant.user_id, &grant.client_id)?.is_some_and(|allowed| allowed.covers(asked))
+    {
+        return Ok(Granting::Outdated);
+    }
+    if let Some(flow) = &new.flow
+        && !answer(conn, flow, grant.created_at)?
+    {
+        return Ok(Granting::Gone);
+    }
+    let details = serde_json::to_string(&grant.details).map_err(|error| StoreError::corrupt("grant", error))?;
+    let row = (
+        grants::grant_id.eq(grant.id.as_str()),
+        grants::handle_digest.eq(new.handle.as_bytes().as_slice()),
+        grants::client_id.eq(grant.client_id.as_str()),
+        grants::user_id.eq(grant.user_id.as_str()),
+        grants::session_id.eq(grant.session_id.as_str()),
+        grants::scope.eq(grant.scope.as_str()),
+        grants::is_offline.eq(grant.is_offline()),
+        grants::details.eq(details),
+        grants::auth_time.eq(grant.authentication.at.millis()),
+        grants::acr.eq(&grant.authentication.acr),
+        grants::amr.eq(&grant.authentication.amr),
+        grants::created_at.eq(grant.created_at.millis()),
+        grants::code_digest.eq(new.code.as_bytes().as_slice()),
+        grants::code_binding.eq(new.code_binding.as_bytes().as_slice()),
+        grants::code_expires_at.eq(new.code_expires_at.millis()),
+        grants::expires_at.eq(new.code_expires_at.millis()),
+    );
+    on_backend!(conn, |c| fixed(StoreGrant, diesel::insert_into(grants::table).values(row)).execute(c))
+        .map_err(StoreError::operation("storing a grant"))?;
+    Ok(Granting::Done)
+}
+
 /// Ends a grant, once; the entry in the log goes with it.
 pub(super) fn revoke(conn: &mut Conn, id: &GrantId, cause: &Cause, now: UnixTime) -> Result<(), StoreError> {
     let living = grants::table.find(id.as_str()).filter(grants::revoked_at.is_null());
@@ -249,62 +306,7 @@ impl Store {
     /// # Errors
     /// When the database cannot be written.
     pub async fn create_grant(&self, new: NewGrant) -> Result<Granting, StoreError> {
-        self.write(move |conn| {
-            let grant = &new.grant;
-            // What was read before this transaction may have ended meanwhile, or risen by a first second factor, with which
-            // what was given for less has ended; and what ends the person's sessions from now on must see this grant.
-            if !hold(conn, &grant.user_id)? {
-                return Ok(Granting::Gone);
-            }
-            let living = sessions::table
-                .filter(sessions::session_id.eq(grant.session_id.as_str()))
-                .filter(sessions::ended_at.is_null())
-                .filter(sessions::user_id.eq(grant.user_id.as_str()))
-                .filter(sessions::expires_at.gt(grant.created_at.millis()))
-                .filter(spared!(OF_USER, sessions::user_id, sessions::created_at))
-                .filter(spared!(ISSUER, "", sessions::created_at))
-                .select(sessions::amr);
-            let living: Option<String> = on_backend!(conn, |c| fixed(SessionLives, living).get_result(c).optional())
-                .map_err(StoreError::operation("judging a session"))?;
-            let Some(amr) = living else { return Ok(Granting::Gone) };
-            if amr != grant.authentication.amr {
-                return Ok(Granting::Outdated);
-            }
-            // Who takes a consent back holds the person: what this grant relies on stays until it is there to be ended.
-            if let Some(asked) = &new.asked
-                && !find_consent(conn, &grant.user_id, &grant.client_id)?.is_some_and(|allowed| allowed.covers(asked))
-            {
-                return Ok(Granting::Outdated);
-            }
-            if let Some(flow) = &new.flow
-                && !answer(conn, flow, grant.created_at)?
-            {
-                return Ok(Granting::Gone);
-            }
-            let details = serde_json::to_string(&grant.details).map_err(|error| StoreError::corrupt("grant", error))?;
-            let row = (
-                grants::grant_id.eq(grant.id.as_str()),
-                grants::handle_digest.eq(new.handle.as_bytes().as_slice()),
-                grants::client_id.eq(grant.client_id.as_str()),
-                grants::user_id.eq(grant.user_id.as_str()),
-                grants::session_id.eq(grant.session_id.as_str()),
-                grants::scope.eq(grant.scope.as_str()),
-                grants::is_offline.eq(grant.is_offline()),
-                grants::details.eq(details),
-                grants::auth_time.eq(grant.authentication.at.millis()),
-                grants::acr.eq(&grant.authentication.acr),
-                grants::amr.eq(&grant.authentication.amr),
-                grants::created_at.eq(grant.created_at.millis()),
-                grants::code_digest.eq(new.code.as_bytes().as_slice()),
-                grants::code_binding.eq(new.code_binding.as_bytes().as_slice()),
-                grants::code_expires_at.eq(new.code_expires_at.millis()),
-                grants::expires_at.eq(new.code_expires_at.millis()),
-            );
-            on_backend!(conn, |c| fixed(StoreGrant, diesel::insert_into(grants::table).values(row)).execute(c))
-                .map_err(StoreError::operation("storing a grant"))?;
-            Ok(Granting::Done)
-        })
-        .await
+        self.write(move |conn| store_grant(conn, &new)).await
     }
 
     /// Spends a code. `refresh` is the first link of the grant's chain and its idle end, where the client has one;

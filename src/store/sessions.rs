@@ -17,6 +17,7 @@ use super::activity::{NewActivity, note};
 use super::conn::{Conn, first_locked, fixed, on_backend};
 use super::endings::{end_one_session, end_weaker};
 use super::flows::write_progress;
+use super::grants::{Granting, NewGrant, store_grant};
 use super::holding::hold_below;
 use super::links::end_links;
 use super::outbox::{NewOutboxItem, enqueue};
@@ -52,6 +53,8 @@ pub struct NewSession {
     pub account: Bucket,
     pub flow: Digest,
     pub progress: Progress,
+    /// What the client is given with it, where nothing else is left to do.
+    pub grant: Option<NewGrant>,
 }
 
 /// What is shown at once.
@@ -128,6 +131,8 @@ pub struct HalfSignIn {
 #[derive(Debug, PartialEq, Eq)]
 pub enum SignIn {
     Done,
+    /// Done, and so is the grant.
+    Granted,
     /// Done, with a new second factor; `codes` as in [`Added::Done`].
     Enrolled {
         codes: bool,
@@ -329,6 +334,11 @@ impl Store {
             }
             if enrols {
                 end_weaker(conn, &session.user_id, &session.id, now)?;
+            }
+            if let Some(grant) = &new.grant
+                && store_grant(conn, grant)? == Granting::Done
+            {
+                done = SignIn::Granted;
             }
             Ok(done)
         })

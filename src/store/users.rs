@@ -32,15 +32,9 @@ pub struct NewUser {
 
 /// What a sign-in needs to know of an account.
 pub struct Credential {
-    pub user_id: UserId,
+    pub user: User,
     pub password_hash: Option<String>,
-    pub disabled: bool,
-    pub has_second_factor: bool,
-    pub is_admin: bool,
 }
-
-/// Identifier, password hash, when it was disabled, whether there is a second factor, whether it is an administrator's.
-type CredentialRow = (String, Option<String>, Option<i64>, bool, bool);
 
 #[derive(Queryable)]
 pub(super) struct UserRow {
@@ -272,22 +266,10 @@ impl Store {
     pub async fn find_credential(&self, name: &str) -> Result<Option<Credential>, StoreError> {
         let name = normal_name(name);
         self.read(move |conn| {
-            let query = users::table.filter(users::normal_name.eq(name)).select((
-                users::user_id,
-                users::password_hash,
-                users::disabled_at,
-                users::has_second_factor,
-                users::is_admin,
-            ));
-            let row: Option<CredentialRow> = on_backend!(conn, |c| query.first(c).optional())
+            let query = users::table.filter(users::normal_name.eq(name)).select((USER, users::password_hash));
+            let row: Option<(UserRow, Option<String>)> = on_backend!(conn, |c| query.first(c).optional())
                 .map_err(StoreError::operation("finding a password"))?;
-            Ok(row.map(|(id, password_hash, disabled_at, has_second_factor, is_admin)| Credential {
-                user_id: UserId::from_stored(id),
-                password_hash,
-                disabled: disabled_at.is_some(),
-                has_second_factor,
-                is_admin,
-            }))
+            row.map(|(user, password_hash)| Ok(Credential { user: User::try_from(user)?, password_hash })).transpose()
         })
         .await
     }

@@ -49,6 +49,7 @@ pub fn new_session(user: &UserId, at: UnixTime) -> NewSession {
         buckets: vec![account],
         flow: FlowId::mint().unwrap().digest(),
         progress: Progress::default(),
+        grant: None,
     }
 }
 

@@ -452,11 +452,17 @@ fn s82_nobody_registers_unless_the_operator_says_so() {
 
 #[test]
 fn s82_an_account_is_made_by_a_link_from_an_address_of_an_allowed_domain() {
-    let server = registering(&[("COUNTERSIGN_REGISTRATION__EMAIL_DOMAINS", "example.com,example.org")]);
+    let server = registering(&[("COUNTERSIGN_REGISTRATION__EMAIL_DOMAINS", "example.com,example.org,bücher.example")]);
     let browser = Browser::new(&server);
     assert!(browser.open(server.url("/")).has("register-link"));
     let page = register(&browser, &server, "grace", "grace@example.net");
-    assert!(page.is("register-page").answer.body.contains("Only addresses of example.com, example.org"));
+    assert!(
+        page.is("register-page").answer.body.contains("Only addresses of example.com, example.org, bücher.example")
+    );
+    // One domain, however it is written.
+    for (name, address) in [("hedy", "hedy@BÜCHER.example"), ("jean", "jean@xn--bcher-kva.example")] {
+        register(&Browser::new(&server), &server, name, address).is("register-sent-page");
+    }
     let page = register(&browser, &server, "grace@x", "grace@example.org");
     assert!(page.is("register-page").answer.body.contains("A user name has"));
     register(&browser, &server, "grace", "grace@example.org").is("register-sent-page");

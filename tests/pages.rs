@@ -241,6 +241,20 @@ fn s60_consent_cannot_be_posted_before_the_sign_in() {
 }
 
 #[test]
+fn s105_a_form_with_a_field_twice_is_not_taken() {
+    let w = world();
+    let browser = w.browser();
+    let page = browser.open(w.web.request().url());
+    let form = page.form_of("login-submit");
+    let mut fields = form.filled(&[("username", "ada"), ("password", PASSWORD)]);
+    fields.push(("username".to_owned(), "grace".to_owned()));
+    let url = page.url.join(&form.action).unwrap();
+    let answer = browser.send(post(url.clone(), &fields).header("origin", &w.server.issuer));
+    assert_eq!(browser.follow(url, answer).is_error_page().answer.status, 400);
+    browser.sign_in_as(&page, "ada", PASSWORD).code();
+}
+
+#[test]
 fn s13_posts_answer_303() {
     let w = world();
     // The last form of a sign-in leads to the client, one before the last to the next page.

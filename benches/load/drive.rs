@@ -74,6 +74,18 @@ pub struct Run {
 }
 
 impl Run {
+    /// Goes on where this one ended.
+    pub fn add(&mut self, more: Self) {
+        self.requests += more.requests;
+        self.wall += more.wall;
+        self.server_cpu += more.server_cpu;
+        self.client_cpu += more.client_cpu;
+        self.latencies.extend(more.latencies);
+        self.latencies.sort_unstable();
+        self.errors += more.errors;
+        self.first_error = self.first_error.take().or(more.first_error);
+    }
+
     pub fn per_second(&self) -> f64 {
         self.requests as f64 / self.wall.as_secs_f64().max(1e-9)
     }

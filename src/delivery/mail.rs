@@ -19,10 +19,10 @@ use lettre::transport::smtp::extension::ClientId;
 use lettre::{AsyncSmtpTransport, AsyncTransport as _, Message, Tokio1Executor};
 use secrecy::ExposeSecret as _;
 use thiserror::Error;
-use url::Host;
 
 use crate::clock::UnixTime;
 use crate::config::{MailConfig, MailUrl, SmtpTls};
+use crate::domain::user::domain_on_the_wire;
 use crate::flow::Context;
 use crate::flow::letters::write;
 use crate::flow::mail::{Written, open};
@@ -253,9 +253,7 @@ async fn try_one(ctx: &Context, mailer: &Mailer, item: &OutboxItem) -> Result<()
 /// SMTPUTF8 (RFC 6531), which many do not.
 fn on_the_wire(address: &str) -> Cow<'_, str> {
     match address.rsplit_once('@') {
-        Some((local, domain)) if !domain.is_ascii() => {
-            Host::parse(domain).map_or(address.into(), |domain| format!("{local}@{domain}").into())
-        }
+        Some((local, domain)) if !domain.is_ascii() => format!("{local}@{}", domain_on_the_wire(domain)).into(),
         _ => address.into(),
     }
 }

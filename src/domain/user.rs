@@ -40,6 +40,12 @@ pub fn normal_email(email: &str) -> String {
     email.trim().nfc().collect::<String>().to_lowercase()
 }
 
+/// A domain as it is looked up (RFC 5891).
+#[must_use]
+pub fn domain_on_the_wire(domain: &str) -> String {
+    url::Host::parse(domain).map_or_else(|_no_domain| domain.to_lowercase(), |domain| domain.to_string())
+}
+
 /// Why a person cannot have chosen this name for themselves; stricter than [`check_name`], so that a name neither looks
 /// like another's address nor carries an address into a mail.
 ///

@@ -218,7 +218,7 @@ fn in_words(event: Event, detail: &str) -> Option<(&'static str, String)> {
         ),
         Event::RecoveryCodeUsed => (
             "A recovery code was used",
-            "Somebody signed in to your account with one of its recovery codes. It does not work a second time.".to_owned(),
+            format!("Somebody signed in to your account with one of its recovery codes. It does not work a second time; {}", codes_left(detail)),
         ),
         Event::BrowserTrusted => (
             "A browser skips your second step",
@@ -234,6 +234,14 @@ fn in_words(event: Event, detail: &str) -> Option<(&'static str, String)> {
         ),
         _ => return None,
     })
+}
+
+fn codes_left(number: &str) -> String {
+    match number {
+        "0" => "it was the last one, so make new ones on the page of your second step.".to_owned(),
+        "1" => "1 is left.".to_owned(),
+        many => format!("{many} are left."),
+    }
 }
 
 /// When, from where, with what.

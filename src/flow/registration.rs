@@ -11,7 +11,7 @@ use crate::domain::ids::UserId;
 use crate::domain::link::LinkKind;
 use crate::domain::password::Refusal;
 use crate::domain::throttle::Bucket;
-use crate::domain::user::{User, check_chosen_name, check_email};
+use crate::domain::user::{User, check_chosen_name, check_email, domain_on_the_wire};
 use crate::protocol::error::OAuthError;
 use crate::store::{Failure, NewUser, Registration as Stored, Request};
 
@@ -53,8 +53,8 @@ pub async fn ask(
         return Ok(Asking::Email("An e-mail address looks like name@example.com.".to_owned()));
     }
     let domains = &ctx.config.registration.email_domains;
-    let own = email.rsplit('@').next().unwrap_or_default().to_lowercase();
-    if !domains.is_empty() && !domains.contains(&own) {
+    let own = domain_on_the_wire(email.rsplit('@').next().unwrap_or_default());
+    if !domains.is_empty() && domains.iter().all(|domain| domain_on_the_wire(domain) != own) {
         return Ok(Asking::Email(format!("Only addresses of {} can be used here.", domains.join(", "))));
     }
     let waits = ctx.store.throttled_until(vec![Bucket::mails_from(&browser.network)], now).await?;

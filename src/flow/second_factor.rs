@@ -260,11 +260,14 @@ async fn complete(
     let trust = secret.as_ref().map(|secret| new_trust(ctx, browser, secret, now));
     let trust_secret = secret.map(|secret| secret.reveal());
     let told = match &rise.second_factor {
-        SecondFactor::Spend(FactorUse::RecoveryCode { .. }) => Some((Event::RecoveryCodeUsed, "")),
-        SecondFactor::Enrol(device) => Some((Event::FactorAdded, device.name.as_str())),
-        _ => trust.as_ref().map(|_| (Event::BrowserTrusted, "")),
+        SecondFactor::Spend(FactorUse::RecoveryCode { .. }) => {
+            let left = ctx.store.count_recovery_codes(user_id.clone()).await?.saturating_sub(1);
+            Some((Event::RecoveryCodeUsed, left.to_string()))
+        }
+        SecondFactor::Enrol(device) => Some((Event::FactorAdded, device.name.clone())),
+        _ => trust.as_ref().map(|_| (Event::BrowserTrusted, String::new())),
     };
-    let notice = told.map(|(event, detail)| notice(ctx, basis.user(), event, detail, &browser.origin, now));
+    let notice = told.map(|(event, detail)| notice(ctx, basis.user(), event, &detail, &browser.origin, now));
     let cookie = SessionSecret::mint()?;
     let session_cookie = SessionCookie::new(ctx, &cookie, &renewed.session, now);
     let prepared = match &rise.second_factor {

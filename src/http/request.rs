@@ -36,7 +36,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The parameters of a form body.
 pub struct Form(pub Params);
 
-/// A form of one of our pages: what is wrong with it is said on a page.
+/// A form of one of our pages: what is wrong with it is said on a page. None has a field twice.
 pub struct PageForm(pub Params);
 
 impl FromRequest for PageForm {
@@ -46,8 +46,12 @@ impl FromRequest for PageForm {
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let form = Form::from_request(request, payload);
         Box::pin(async move {
-            match form.await {
-                Ok(Form(params)) => Ok(Self(params)),
+            let once = |Form(params): Form| match params.refuse_repeated() {
+                Ok(()) => Ok(Self(params)),
+                Err(error) => Err(BodyError { status: StatusCode::BAD_REQUEST, error }),
+            };
+            match form.await.and_then(once) {
+                Ok(form) => Ok(form),
                 Err(BodyError { status, error }) => {
                     let mut page = error_page(&error, false);
                     *page.status_mut() = status;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use countersign::clock::UnixTime;
 use countersign::config::{DatabaseUrl, KeySource};
-use countersign::crypto::opaque::{DerivedKey, Digest, FlowId, GrantSecret, SessionSecret};
+use countersign::crypto::opaque::{DerivedKey, Digest, FlowId, GrantSecret, SessionSecret, TrustSecret};
 use countersign::crypto::seal::SealingKey;
 use countersign::domain::activity::{Event, Origin};
 use countersign::domain::client::Client;
@@ -17,14 +17,14 @@ use countersign::domain::flow::{Destination, Flow, Progress};
 use countersign::domain::grant::{Consent, Grant, GrantDetails};
 use countersign::domain::ids::{ClientId, GrantId, SessionId, UserId, uuid_v7};
 use countersign::domain::link::LinkKind;
-use countersign::domain::second_factor::NewDevice;
+use countersign::domain::second_factor::{NewDevice, TrustedBrowser};
 use countersign::domain::session::{Authentication, Session};
 use countersign::domain::throttle::Bucket;
 use countersign::protocol::metadata::ClientMetadata;
 use countersign::protocol::scope::Scope;
 use countersign::store::{
     Actor, Added, Decision, Deliveries, Exchange, FactorChange, Failure, FirstRefreshToken, Granting, NewGrant,
-    NewLink, NewSession, NewUser, PersonsToken, Reason, Registered, Registration, Rotation, RotationRequest,
+    NewLink, NewSession, NewTrust, NewUser, PersonsToken, Reason, Registered, Registration, Rotation, RotationRequest,
     SecondFactor, SessionRise, SignIn, Store, StoreError,
 };
 
@@ -611,6 +611,29 @@ async fn a_sign_in_stores_what_its_client_is_given_or_stands_without_it() {
         let exchanged = ground.store.exchange_code(code, binding, client.clone(), None, NOW.plus(DAY), NOW).await;
         let is_given = matches!(exchanged.unwrap(), Exchange::Exchanged(_));
         assert_eq!(is_given, outcome == SignIn::Granted);
+    }
+}
+
+#[actix_web::test]
+async fn s59_a_browser_is_trusted_no_longer_than_today_allows() {
+    let ground = Ground::new(NOW).await;
+    let person = &ground.people[0];
+    let token = TrustSecret::mint().unwrap().digest();
+    let browser = TrustedBrowser {
+        id: uuid_v7(NOW),
+        address: "192.0.2.1".into(),
+        user_agent: String::new(),
+        created_at: NOW,
+        expires_at: NOW.plus(DAY * 30),
+    };
+    let new = NewSession { trust: Some(NewTrust { token, browser }), ..new_session(person, NOW) };
+    assert_eq!(ground.store.sign_in(new, NOW).await.unwrap(), SignIn::Done);
+    for (longest, after, trusted) in [(30, 29, true), (90, 30, false), (7, 6, true), (7, 7, false)] {
+        let (longest, at) = (DAY * longest, NOW.plus(DAY * after));
+        let is_trusted = ground.store.is_trusted_browser(token, person.clone(), longest, at).await.unwrap();
+        let listed = ground.store.list_trusted_browsers(person.clone(), longest, at).await.unwrap();
+        assert_eq!((is_trusted, listed.len()), (trusted, usize::from(trusted)), "{longest:?} at {at}");
+        assert!(listed.iter().all(|browser| browser.expires_at == NOW.plus(longest)));
     }
 }
 

@@ -276,7 +276,7 @@ pub async fn export(
     let allowed = ctx.store.list_allowed(user.id.clone(), now).await?;
     let activity = activity(ctx, signed_in, u32::MAX).await?;
     let factors = ctx.store.list_totp_devices(user.id.clone()).await?;
-    let trusted = ctx.store.list_trusted_browsers(user.id.clone(), now).await?;
+    let trusted = ctx.store.list_trusted_browsers(user.id.clone(), ctx.config.mfa.trust_browser, now).await?;
     let registry = ctx.registry.load();
     let name_of = |id: &ClientId| registry.client(id.as_str()).map(|client| client.name().to_owned());
     Ok(json!({

@@ -139,7 +139,7 @@ pub async fn is_trusted(
 ) -> Result<bool, StoreError> {
     match browser.trust {
         Some(token) if person.has_second_factor && !ctx.config.mfa.trust_browser.is_zero() => {
-            ctx.store.is_trusted_browser(token, user_id.clone(), now).await
+            ctx.store.is_trusted_browser(token, user_id.clone(), ctx.config.mfa.trust_browser, now).await
         }
         _ => Ok(false),
     }

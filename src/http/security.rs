@@ -108,7 +108,7 @@ async fn show(ctx: &Context, owner: &Owner, notice: Option<&str>, error: Option<
         let (user, now) = (owner.user(), ctx.now());
         let zone = Zone::of(user);
         let devices = ctx.store.list_totp_devices(user.id.clone()).await?;
-        let browsers = ctx.store.list_trusted_browsers(user.id.clone(), now).await?;
+        let browsers = ctx.store.list_trusted_browsers(user.id.clone(), ctx.config.mfa.trust_browser, now).await?;
         let body = SecurityPage {
             csrf: &owner.browser.csrf(&purpose(&owner.signed_in)),
             account_name: &user.label(),

@@ -1,5 +1,7 @@
 //! Browsers that their person trusts to need no second factor for a while.
 
+use std::time::Duration;
+
 use diesel::prelude::*;
 
 use crate::clock::UnixTime;
@@ -43,16 +45,24 @@ pub(super) fn distrust_all(conn: &mut Conn, user: &UserId) -> Result<(), StoreEr
 }
 
 impl Store {
-    /// Whether a browser is one that this person trusts.
+    /// Whether a browser is one that this person trusts, and has for no longer than `longest`: what was promised when the
+    /// policy was milder does not count.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub async fn is_trusted_browser(&self, token: Digest, user: UserId, now: UnixTime) -> Result<bool, StoreError> {
+    pub async fn is_trusted_browser(
+        &self,
+        token: Digest,
+        user: UserId,
+        longest: Duration,
+        now: UnixTime,
+    ) -> Result<bool, StoreError> {
         self.read(move |conn| {
             let query = trusted_browsers::table
                 .find(token.as_bytes().as_slice())
                 .filter(trusted_browsers::user_id.eq(user.as_str()))
                 .filter(trusted_browsers::expires_at.gt(now.millis()))
+                .filter(trusted_browsers::created_at.gt(now.minus(longest).millis()))
                 .select(trusted_browsers::browser_id);
             let found: Option<String> = on_backend!(conn, |c| query.first(c).optional())
                 .map_err(StoreError::operation("looking for a trusted browser"))?;
@@ -61,13 +71,21 @@ impl Store {
         .await
     }
 
+    /// Those of which [`Store::is_trusted_browser`] is true, each with its end.
+    ///
     /// # Errors
     /// When the database cannot be read.
-    pub async fn list_trusted_browsers(&self, user: UserId, now: UnixTime) -> Result<Vec<TrustedBrowser>, StoreError> {
+    pub async fn list_trusted_browsers(
+        &self,
+        user: UserId,
+        longest: Duration,
+        now: UnixTime,
+    ) -> Result<Vec<TrustedBrowser>, StoreError> {
         self.read(move |conn| {
             let query = trusted_browsers::table
                 .filter(trusted_browsers::user_id.eq(user.as_str()))
                 .filter(trusted_browsers::expires_at.gt(now.millis()))
+                .filter(trusted_browsers::created_at.gt(now.minus(longest).millis()))
                 .order(trusted_browsers::created_at.desc())
                 .limit(100)
                 .select((
@@ -80,7 +98,8 @@ impl Store {
             let rows: Vec<(String, String, String, i64, i64)> =
                 on_backend!(conn, |c| query.load(c)).map_err(StoreError::operation("listing trusted browsers"))?;
             let browser = |(id, address, user_agent, created_at, expires_at)| {
-                let (created_at, expires_at) = (UnixTime::from_millis(created_at), UnixTime::from_millis(expires_at));
+                let created_at = UnixTime::from_millis(created_at);
+                let expires_at = UnixTime::from_millis(expires_at).min(created_at.plus(longest));
                 TrustedBrowser { id, address, user_agent, created_at, expires_at }
             };
             Ok(rows.into_iter().map(browser).collect())

@@ -167,6 +167,13 @@ async fn run(config: Config) -> Result<(), AppError> {
     let store = open_store(&config)?;
     let _serving = Store::lock_for_serving(&config.database_url)?;
     store.wait_at_most(DATABASE_WAIT).await?;
+    if !store.remember_issuer(config.issuer.as_str()).await? {
+        tracing::warn!(
+            issuer = config.issuer.as_str(),
+            "this database was served under another issuer before: what was given out then is of no use any more, and \
+             every node on one database must have the same issuer"
+        );
+    }
     let clock = Clock::system(store.latest_instant().await?);
     let now = clock.now();
     let sealing = open_sealing_key(&config, &store).await?;

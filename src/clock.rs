@@ -4,6 +4,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+/// So often a server tells the database how late it is: so much of the time before a crash is forgotten at most.
+pub const KEEP_TIME_EVERY: Duration = Duration::from_secs(10);
+
 /// An instant: milliseconds since 1970-01-01T00:00:00Z. Milliseconds, because "everything issued before T" is judged by
 /// the millisecond that a `UUIDv7` `jti` carries; [`UnixTime::seconds`] gives the `NumericDate` of RFC 7519 section 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]

@@ -349,7 +349,6 @@ fn an_https_issuer_that_nobody_serves_is_refused_with_a_line_for_each_problem() 
     for (env, places) in [
         (&[https][..], &["COUNTERSIGN_ISSUER"][..]),
         (&[https, ("COUNTERSIGN_TRUSTED_PROXIES", "")], &["COUNTERSIGN_ISSUER"]),
-        (&[https, ("COUNTERSIGN_TLS__CERTIFICATE", "/dev/null")], &["COUNTERSIGN_TLS__CERTIFICATE"]),
         (
             &[https, ("COUNTERSIGN_ACCESS_TOKEN__LIFETIME", "soon"), ("COUNTERSIGN_PASSWORD__MEMORY", "8")],
             &["COUNTERSIGN_ISSUER", "COUNTERSIGN_ACCESS_TOKEN__LIFETIME", "COUNTERSIGN_PASSWORD__MEMORY"],
@@ -377,11 +376,26 @@ fn an_https_issuer_that_nobody_serves_is_refused_with_a_line_for_each_problem() 
 }
 
 #[test]
+fn another_issuer_on_the_same_database_is_warned_of() {
+    let server = TestServer::running(&[]);
+    let warned = || server.log().matches("served under another issuer before").count();
+    server.restart();
+    assert_eq!(warned(), 0);
+    for times in [1, 1] {
+        server.stop();
+        let mut command = server.command(&["serve"]);
+        command.env("COUNTERSIGN_ISSUER", format!("http://localhost:{}", server.port()));
+        server.start_as(command);
+        assert_eq!(warned(), times);
+    }
+}
+
+#[test]
 fn a_certificate_that_does_not_fit_its_key_is_refused_at_start() {
     let (one, other) = (Certificate::new(), Certificate::new());
     let site = Site::prepare(&one);
     for (certificate, key, named) in [
-        (&one.pem[..], &other.key[..], "tls.key"),
+        (&one.pem[..], &other.key[..], "COUNTERSIGN_TLS__KEY: does not fit"),
         (b"", &one.key, "certificate.pem"),
         (&one.key, &one.key, "certificate.pem"),
         (&one.pem, b"", "key.pem"),
@@ -390,9 +404,14 @@ fn a_certificate_that_does_not_fit_its_key_is_refused_at_start() {
     ] {
         fs::write(&site.certificate, certificate).unwrap();
         fs::write(&site.key, key).unwrap();
-        let lines = refused(&site.server, &["serve"]);
-        assert!(lines.len() == 1 && lines[0].starts_with("error: ") && lines[0].contains(named), "{named}: {lines:#?}");
-        assert!(!lines[0].contains("PRIVATE"), "{lines:?}");
+        for command in [&["serve"][..], &["config", "check"]] {
+            let lines = refused(&site.server, command);
+            assert!(
+                lines.len() == 1 && lines[0].starts_with("error: ") && lines[0].contains(named),
+                "{named}: {lines:#?}"
+            );
+            assert!(!lines[0].contains("PRIVATE"), "{lines:?}");
+        }
     }
 }
 

@@ -174,7 +174,7 @@ fn s51_s120_a_backup_that_is_no_good_is_refused_and_leaves_nothing() {
     let text = folder.path().join("text.db");
     std::fs::write(&text, "no database at all, and longer than a header of a hundred bytes would be".repeat(9))
         .unwrap();
-    refused(&server, &text, "is not a database");
+    refused(&server, &text, "is not a backup");
     let mut bytes = std::fs::read(&file).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle..middle + 4096].fill(0x5a);

@@ -40,6 +40,21 @@ fn a_resource_of_the_default_audience_takes_nothing_from_userinfo() {
             (vec!["email".to_owned(), "openid".into(), "orders.read".into()], Some(audience))
         );
         assert_eq!(app.userinfo(tokens.access()).ok()["email"], "ada@example.com");
+        // Who asks for none of its scopes is asking for UserInfo alone, and of that the page speaks in its own words.
+        w.server.resource("https://other.example", "other.read", &[]);
+        let caller = w.server.client(&json!({
+            "redirect_uris": ["https://caller.example/callback"], "scope": "openid orders.read other.read",
+        }));
+        let consent = |scope: &str| {
+            let browser = w.browser();
+            let page = browser.open(caller.request().with("scope", scope).url());
+            let page = browser.sign_in_as(&page, "ada", support::PASSWORD);
+            page.is("consent-page");
+            page.answer.body
+        };
+        let page = consent("openid other.read");
+        assert!(page.contains("https://other.example") && !page.contains("Act for you"), "{page}");
+        assert!(consent("openid orders.read").contains("orders.read"));
     }
 }
 

@@ -12,6 +12,7 @@ use countersign::domain::client::Client;
 use countersign::domain::ids::ClientId;
 use countersign::protocol::jose::SigningAlgorithm;
 use countersign::protocol::metadata::{ClientMetadata, GrantType, wrong_uri};
+use countersign::protocol::scope::{OIDC_SCOPES, Scope};
 use secrecy::ExposeSecret as _;
 use serde_json::{Map, Value};
 
@@ -152,7 +153,7 @@ async fn create(ctx: &Context, members: Map<String, Value>) -> anyhow::Result<()
         let wanted = algorithm.map_or("ES256, RS256, PS256 or EdDSA", SigningAlgorithm::as_str);
         return Err(anyhow!("`jwks` holds no key that could verify a signature by {wanted}."));
     }
-    warn_of_missing_resources(ctx, &metadata).await?;
+    warn_of_what_is_missing(ctx, &metadata).await?;
     if metadata.require_mfa && ctx.config.mfa.required == MfaRequired::Never {
         warn("`require_mfa` lets nobody in while mfa.required is \"never\": there is no second factor to show");
     }
@@ -171,8 +172,15 @@ async fn create(ctx: &Context, members: Map<String, Value>) -> anyhow::Result<()
     })
 }
 
-async fn warn_of_missing_resources(ctx: &Context, metadata: &ClientMetadata) -> anyhow::Result<()> {
+async fn warn_of_what_is_missing(ctx: &Context, metadata: &ClientMetadata) -> anyhow::Result<()> {
     let known = ctx.store.registry().await?.resources;
+    for scope in metadata.scope.iter().flat_map(Scope::iter) {
+        if !OIDC_SCOPES.contains(&scope) && known.iter().all(|resource| !resource.scope.contains(scope)) {
+            warn(&format!(
+                "the scope {scope} is none of OpenID Connect and belongs to no resource yet; tokens for the default audience carry it"
+            ));
+        }
+    }
     for wanted in metadata.resources.iter().flatten() {
         if *wanted != ctx.config.access_token.audience && known.iter().all(|resource| resource.identifier != *wanted) {
             warn(&format!("there is no resource {wanted} yet; `countersign resource create` registers it"));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{anyhow, bail};
 use clap::{Args, Subcommand};
 use countersign::app;
-use countersign::clock::{Clock, UnixTime};
+use countersign::clock::{Clock, KEEP_TIME_EVERY, UnixTime};
 use countersign::config::{Config, DatabaseUrl, KeySource};
 use countersign::crypto::keyring::{Keyring, generate};
 use countersign::crypto::seal::SealingKey;
@@ -94,6 +94,14 @@ impl DbCommand {
 async fn accept_clock(ctx: Context) -> anyhow::Result<()> {
     let _nobody_serves = Store::lock_for_serving(&ctx.config.database_url)?;
     let before = ctx.store.latest_instant().await?;
+    if matches!(ctx.config.database_url, DatabaseUrl::Postgres(_)) {
+        // Of no lock there; but a server that runs moves the mark.
+        note("looking whether a server runs on this database");
+        tokio::time::sleep(KEEP_TIME_EVERY + Duration::from_secs(2)).await;
+        if ctx.store.latest_instant().await? != before {
+            bail!("a server runs on this database; stop every one of them first");
+        }
+    }
     let machine = machine_time();
     ctx.store.accept_instant(machine).await?;
     print(&fields(&[("before", before.to_string()), ("from now on", machine.to_string())]))

@@ -159,6 +159,9 @@ async fn create(ctx: &Context, resource: Resource) -> anyhow::Result<()> {
     if let Some(scope) = resource.scope.iter().find(|scope| OIDC_SCOPES.contains(scope)) {
         bail!("--scope: `{scope}` belongs to OpenID Connect; give the resource scopes of its own, such as orders:read");
     }
+    if let Some(scope) = resource.scope.iter().find(|scope| scope.contains(',')) {
+        warn(&format!("`{scope}` is one scope with a comma in it; spaces separate scopes"));
+    }
     if let Some(id) = &resource.resource_server {
         let clients = ctx.store.registry().await?.clients;
         match clients.iter().find(|client| client.id == *id) {

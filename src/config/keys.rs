@@ -1,6 +1,7 @@
 //! Each key by name: its parser, its bounds, its default, and what must hold between keys.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 use std::time::Duration;
@@ -8,6 +9,9 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use ipnet::IpNet;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
 use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret as _, SecretString};
 use url::{Host, Url};
@@ -73,12 +77,12 @@ pub(super) fn read(reader: &mut Reader) -> Option<Config> {
             level: reader.take("log.level", log_level).unwrap_or(LogLevel::Info),
             format: reader.take("log.format", log_format).unwrap_or(LogFormat::Text),
         },
-        metrics_listen: reader.take("metrics.listen", address),
+        metrics_listen: metrics_listen(reader, listen),
         otlp_endpoint: reader.take("otlp.endpoint", collector),
         outbound: OutboundConfig {
             allow: reader.take("outbound.allow", read::list(host_port)).unwrap_or_default(),
             allow_private: reader.take("outbound.allow_private", read::boolean).unwrap_or(false),
-            ca_file: reader.take("outbound.ca_file", read::readable_file),
+            ca_file: reader.take("outbound.ca_file", certificates),
         },
         development,
         listen,
@@ -131,19 +135,48 @@ fn identity(reader: &mut Reader, listen: SocketAddr, proxies: Option<&[IpNet]>) 
 }
 
 fn tls(reader: &mut Reader) -> Option<Tls> {
-    let certificate = reader.take("tls.certificate", read::readable_file);
-    let key = reader.take("tls.key", read::readable_file);
+    let certificate = reader.take("tls.certificate", certificates);
+    let key = reader.take("tls.key", private_key);
     match (reader.is_set("tls.certificate"), reader.is_set("tls.key")) {
         (true, false) => reader.problem("tls.certificate", "is set, but tls.key is not; set both or neither"),
         (false, true) => reader.problem("tls.key", "is set, but tls.certificate is not; set both or neither"),
         _ => {}
     }
-    Some(Tls { certificate: certificate?, key: key? })
+    let files = Tls { certificate: certificate?, key: key? };
+    if let Err(error) = pair(&files) {
+        reader.problem("tls.key", format!("does not fit tls.certificate: {error}"));
+    }
+    Some(files)
+}
+
+/// A file of certificates, of which there is one at least.
+fn certificates(raw: Raw) -> Parsed<PathBuf> {
+    let path = read::readable_file(raw)?;
+    let read = CertificateDer::pem_file_iter(&path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    match read {
+        Ok(found) if !found.is_empty() => Ok(path),
+        Ok(_) => Err(format!("{} holds no certificate; write one in PEM, from BEGIN CERTIFICATE on", path.display())),
+        Err(error) => Err(format!("{} holds no certificate in PEM: {error}", path.display())),
+    }
+}
+
+fn private_key(raw: Raw) -> Parsed<PathBuf> {
+    let path = read::readable_file(raw)?;
+    match PrivateKeyDer::from_pem_file(&path) {
+        Ok(_) => Ok(path),
+        Err(error) => Err(format!("{} holds no private key in PEM: {error}", path.display())),
+    }
+}
+
+fn pair(files: &Tls) -> Result<CertifiedKey, Box<dyn std::error::Error>> {
+    let chain = CertificateDer::pem_file_iter(&files.certificate)?.collect::<Result<Vec<_>, _>>()?;
+    let key = PrivateKeyDer::from_pem_file(&files.key)?;
+    Ok(CertifiedKey::from_der(chain, key, &rustls::crypto::ring::default_provider())?)
 }
 
 fn key_source(reader: &mut Reader, data_dir: &Path) -> KeySource {
     let inline = reader.take("key_encryption_key", key_encryption_key);
-    let file = reader.take("key_encryption_key_file", read::readable_file);
+    let file = reader.take("key_encryption_key_file", key_encryption_key_file);
     if reader.is_set("key_encryption_key") && reader.is_set("key_encryption_key_file") {
         reader.problem("key_encryption_key_file", "is set, and so is key_encryption_key; set one of the two");
     }
@@ -295,6 +328,31 @@ fn key_encryption_key(raw: Raw) -> Parsed<SecretString> {
     let bytes = BASE64.decode(key.expose_secret()).map(Zeroizing::new);
     let right = bytes.is_ok_and(|bytes| bytes.len() == 32);
     right.then_some(key).ok_or_else(|| WANTED.to_owned())
+}
+
+fn key_encryption_key_file(raw: Raw) -> Parsed<PathBuf> {
+    let path = read::readable_file(raw)?;
+    let shown = path.display();
+    let mode =
+        std::fs::metadata(&path).map_err(|error| format!("{shown} cannot be read: {error}"))?.permissions().mode();
+    if mode & 0o077 != 0 {
+        return Err(format!("{shown} can be read by others; chmod 600 {shown}"));
+    }
+    let text = std::fs::read_to_string(&path).map_err(|error| format!("{shown} cannot be read: {error}"))?;
+    key_encryption_key(Raw::Environment(text)).map(drop).map_err(|why| format!("{shown} {why}"))?;
+    Ok(path)
+}
+
+fn metrics_listen(reader: &mut Reader, listen: SocketAddr) -> Option<SocketAddr> {
+    let metrics = reader.take("metrics.listen", |raw| {
+        let text = read::text(raw)?;
+        let wrong = || format!(r#"{text:?} is not an address with a port; write one such as "127.0.0.1:9464""#);
+        text.trim().parse().ok().ok_or_else(wrong)
+    });
+    if metrics == Some(listen) && listen.port() != 0 {
+        reader.problem("metrics.listen", format!("{listen} is what listen says too; give it a port of its own"));
+    }
+    metrics
 }
 
 fn audience(raw: Raw) -> Parsed<String> {

@@ -105,8 +105,9 @@ impl Reader {
         let name = environment_name(key);
         let place = match (self.environment.contains_key(&name), self.file.contains_key(key)) {
             (true, _) => name,
-            (false, true) => format!("{}: {key}", self.file_name),
-            (false, false) => key.to_owned(),
+            (false, false) if self.file.is_empty() => key.to_owned(),
+            // There, or missing there.
+            (false, _) => format!("{}: {key}", self.file_name),
         };
         self.problems.push(Problem { place, text: text.into() });
     }
@@ -223,7 +224,7 @@ pub(super) fn span(range: RangeInclusive<Duration>) -> impl FnOnce(Raw) -> Parse
             return Err(format!(r#"{text:?} is not a span of time; write one such as "10m" or "30d""#));
         };
         if span.subsec_nanos() != 0 {
-            return Err(format!("{text:?} is not a whole number of seconds"));
+            return Err(format!("{text:?} is not a whole number of seconds; write a span such as \"10s\" or \"10m\""));
         }
         if !range.contains(&span) {
             let (least, most) = (short(*range.start()), short(*range.end()));

@@ -1,15 +1,57 @@
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::LazyLock;
+
+use openssl::asn1::Asn1Time;
+use openssl::ec::{EcGroup, EcKey};
+use openssl::hash::MessageDigest;
+use openssl::nid::Nid;
+use openssl::pkey::PKey;
+use openssl::x509::X509;
+use tempfile::TempDir;
 
 use super::*;
 
 const EXAMPLE: &str = include_str!("../../countersign.example.toml");
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
+/// A certificate and its key, another key, a key-encryption key, the same for everybody to read, and nothing.
+static FILES: LazyLock<TempDir> = LazyLock::new(|| {
+    let folder = TempDir::with_prefix("countersign-config-").unwrap();
+    let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+    let key = || PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
+    let own = key();
+    let mut builder = X509::builder().unwrap();
+    builder.set_version(2).unwrap();
+    builder.set_not_before(&Asn1Time::from_unix(0).unwrap()).unwrap();
+    builder.set_not_after(&Asn1Time::days_from_now(1).unwrap()).unwrap();
+    builder.set_pubkey(&own).unwrap();
+    builder.sign(&own, MessageDigest::sha256()).unwrap();
+    let write = |name: &str, bytes: &[u8], mode: u32| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    write("own.pem", &builder.build().to_pem().unwrap(), 0o644);
+    write("own.key", &own.private_key_to_pem_pkcs8().unwrap(), 0o600);
+    write("other.key", &key().private_key_to_pem_pkcs8().unwrap(), 0o600);
+    write("sealing.key", KEY.as_bytes(), 0o600);
+    write("open.key", KEY.as_bytes(), 0o644);
+    write("short.key", b"abc", 0o600);
+    write("empty", b"", 0o600);
+    folder
+});
+
 fn reader(file: &str, environment: &[(&str, &str)]) -> Reader {
     let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     let mut reader = Reader::new(environment);
-    reader.parse_file("countersign.toml".to_owned(), file);
+    reader.parse_file("countersign.toml".to_owned(), &placed(file));
     reader
+}
+
+/// With the folder of [`FILES`] in the place of `@`.
+fn placed(text: &str) -> String {
+    text.replace("@/", &format!("{}/", FILES.path().display()))
 }
 
 fn load(file: &str, environment: &[(&str, &str)]) -> Result<Config, Vec<String>> {
@@ -132,7 +174,7 @@ const WRONG_IN_THE_FILE: &[(&str, &str)] = &[
     ("access_token.lifetime = 600", r#"access_token.lifetime: is of type integer; write a span of time in quotes, such as "10m" or "30d""#),
     ("access_token.lifetime = '25h'", r#"access_token.lifetime: "25h" is out of bounds; write a span from "1s" to "1d""#),
     ("access_token.lifetime = '0s'", r#"access_token.lifetime: "0s" is out of bounds; write a span from "1s" to "1d""#),
-    ("id_token.lifetime = '1500ms'", r#"id_token.lifetime: "1500ms" is not a whole number of seconds"#),
+    ("id_token.lifetime = '1500ms'", r#"id_token.lifetime: "1500ms" is not a whole number of seconds; write a span such as "10s" or "10m""#),
     ("authorization_code.lifetime = '61s'", r#"authorization_code.lifetime: "61s" is out of bounds; write a span from "1s" to "1m""#),
     ("refresh_token.reuse_leeway = '2m'", r#"refresh_token.reuse_leeway: "2m" is out of bounds; write a span from "0s" to "1m""#),
     ("refresh_token.idle = '91d'", r#"refresh_token.idle: "91d" is longer than refresh_token.lifetime; write "90d" or less"#),
@@ -150,10 +192,21 @@ const WRONG_IN_THE_FILE: &[(&str, &str)] = &[
     ("data_dir = 'Cargo.toml'", "data_dir: Cargo.toml is not a directory"),
     ("outbound.ca_file = 'src'", "outbound.ca_file: src is a directory; name a file"),
     ("outbound.ca_file = 'none.pem'", "outbound.ca_file: none.pem cannot be read: No such file or directory (os error 2)"),
-    ("tls.certificate = 'Cargo.toml'\nissuer = 'https://id.example.com'\ntrusted_proxies = ['10.0.0.1']", "tls.certificate: is set, but tls.key is not; set both or neither"),
-    ("tls.key = 'Cargo.toml'", "tls.key: is set, but tls.certificate is not; set both or neither"),
-    ("tls.certificate = 'Cargo.toml'\ntls.key = 'Cargo.toml'", "tls.certificate: is set, so issuer must be set and begin with https://"),
-    ("tls.certificate = 'Cargo.toml'\ntls.key = 'Cargo.toml'\nissuer = 'http://localhost'", "tls.certificate: is set, so issuer must be set and begin with https://"),
+    ("outbound.ca_file = 'Cargo.toml'", "outbound.ca_file: Cargo.toml holds no certificate; write one in PEM, from BEGIN CERTIFICATE on"),
+    ("issuer = 'https://id.example.com'\ntls = { certificate = '@/own.pem', key = '@/other.key' }", "tls.key: does not fit tls.certificate: keys may not be consistent: KeyMismatch"),
+    ("issuer = 'https://id.example.com'\ntls = { certificate = '@/own.key', key = '@/own.key' }", "tls.certificate: @/own.key holds no certificate; write one in PEM, from BEGIN CERTIFICATE on"),
+    ("issuer = 'https://id.example.com'\ntls = { certificate = '@/own.pem', key = '@/own.pem' }", "tls.key: @/own.pem holds no private key in PEM: no items found"),
+    ("key_encryption_key_file = '@/open.key'", "key_encryption_key_file: @/open.key can be read by others; chmod 600 @/open.key"),
+    ("key_encryption_key_file = '@/short.key'", "key_encryption_key_file: @/short.key is not base64 of 32 bytes; make one with: openssl rand -base64 32"),
+    ("key_encryption_key_file = '@/empty'", "key_encryption_key_file: @/empty is empty; give a value or leave it out"),
+    ("database.password_file = '@/empty'", "database.password_file: @/empty is empty; it holds the password alone"),
+    ("metrics.listen = '127.0.0.1:8080'", "metrics.listen: 127.0.0.1:8080 is what listen says too; give it a port of its own"),
+    ("metrics.listen = '9464'", r#"metrics.listen: "9464" is not an address with a port; write one such as "127.0.0.1:9464""#),
+    ("password.breach_url = 'http://example.com/'", r#"password.breach_url: "http://example.com/" is not https; write one such as "https://api.pwnedpasswords.com/range/""#),
+    ("tls.certificate = '@/own.pem'\nissuer = 'https://id.example.com'\ntrusted_proxies = ['10.0.0.1']", "tls.certificate: is set, but tls.key is not; set both or neither"),
+    ("tls.key = '@/own.key'", "tls.key: is set, but tls.certificate is not; set both or neither"),
+    ("tls.certificate = '@/own.pem'\ntls.key = '@/own.key'", "tls.certificate: is set, so issuer must be set and begin with https://"),
+    ("tls.certificate = '@/own.pem'\ntls.key = '@/own.key'\nissuer = 'http://localhost'", "tls.certificate: is set, so issuer must be set and begin with https://"),
     ("database_url = 'mysql://me:hush@db/x'", "database_url: mysql:// is no database we know; write sqlite://PATH or postgres://…"),
     ("database_url = 'data.db'", "database_url: is not the URL of a database; write sqlite://PATH or postgres://…"),
     ("database_url = 'postgres://me:hush@db/x'", "database_url: crosses the network without sslmode; add ?sslmode=verify-full&sslrootcert=FILE, or another sslmode if you know better"),
@@ -189,13 +242,13 @@ const WRONG_IN_THE_ENVIRONMENT: &[(&str, &str, &str)] = &[
 #[rustfmt::skip]
 const WRONG_TOGETHER: &[(&str, (&str, &str), &str)] = &[
     ("issuer = 'http://localhost'\nlisten = '[::]:80'", ("COUNTERSIGN_DEVELOPMENT", "true"), r#"countersign.toml: listen: [::]:80 is open to others; in development mode we listen on this machine only: write "127.0.0.1:80", or set issuer and no development"#),
-    ("key_encryption_key_file = 'Cargo.toml'", ("COUNTERSIGN_KEY_ENCRYPTION_KEY", KEY), "countersign.toml: key_encryption_key_file: is set, and so is key_encryption_key; set one of the two"),
+    ("key_encryption_key_file = '@/sealing.key'", ("COUNTERSIGN_KEY_ENCRYPTION_KEY", KEY), "countersign.toml: key_encryption_key_file: is set, and so is key_encryption_key; set one of the two"),
 ];
 
 #[test]
 fn each_problem_names_its_place_and_what_would_be_right() {
     for (file, line) in WRONG_IN_THE_FILE {
-        assert_eq!(problems(file, &[]), [format!("countersign.toml: {line}")], "{file}");
+        assert_eq!(problems(file, &[]), [format!("countersign.toml: {}", placed(line))], "{file}");
     }
     for (name, value, text) in WRONG_IN_THE_ENVIRONMENT {
         assert_eq!(problems("", &[(name, value)]), [format!("{name}: {text}")]);
@@ -219,7 +272,7 @@ fn what_owasp_calls_equally_strong_is_accepted() {
 
 #[test]
 fn tls_of_our_own_makes_an_https_issuer_whole() {
-    let file = "issuer = 'https://id.example.com:8443'\ntls = { certificate = 'Cargo.toml', key = 'Cargo.toml' }";
+    let file = "issuer = 'https://id.example.com:8443'\ntls = { certificate = '@/own.pem', key = '@/own.key' }";
     let config = good(file, &[]);
     assert!(config.issuer.is_https() && config.tls.is_some() && !config.development);
     assert_eq!(config.issuer.url().port(), Some(8443));

@@ -7,14 +7,13 @@ mod backchannel;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::KEEP_TIME_EVERY;
 use crate::flow::Context;
 
 pub use backchannel::deliver_logouts;
 
 /// A change by a command or another node is seen within this.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
-/// So much of the time before a crash is forgotten at most.
-const KEEP_TIME_EVERY: Duration = Duration::from_secs(10);
 const SWEEP_EVERY: Duration = Duration::from_mins(1);
 /// Whoever sweeps goes on doing it; another takes over when it has not been heard of for so long.
 const SWEEP_LEASE: Duration = Duration::from_secs(150);

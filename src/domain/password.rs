@@ -90,7 +90,8 @@ pub fn judge(password: &str, names: &[&str], least: usize) -> Result<(), Refusal
         .filter(|found| matches!(&found.pattern, MatchPattern::Dictionary(word) if names.contains(&word.matched_word)))
         .map(|found| found.token.chars().count())
         .sum();
-    if of_names > 0 && given - of_names.min(given) < LEAST_BESIDE_NAMES {
+    let recognised = of_names > 0 && given - of_names.min(given) < LEAST_BESIDE_NAMES;
+    if recognised || beside_names(&password, &names).is_some_and(|left| left < LEAST_BESIDE_NAMES) {
         return Err(Refusal::LikeName);
     }
     // Below a million guesses: its lists hold the 30,000 most common passwords, and it knows rows of keys and repeats.
@@ -98,6 +99,24 @@ pub fn judge(password: &str, names: &[&str], least: usize) -> Result<(), Refusal
         return Err(Refusal::Common);
     }
     Ok(())
+}
+
+/// How many characters are left when every piece of a name is taken out, wherever it stands; `None` where there is no piece.
+/// What only separates counts once, however often it stands there.
+fn beside_names(password: &str, names: &[String]) -> Option<usize> {
+    let lower = password.to_lowercase();
+    let mut rest: String = lower.chars().filter(|c| c.is_alphanumeric()).collect();
+    let before = rest.len();
+    let squeezed = |name: &String| name.chars().filter(|c| c.is_alphanumeric()).collect::<String>();
+    let mut pieces: Vec<String> = names.iter().map(squeezed).filter(|name| !name.is_empty()).collect();
+    pieces.sort_by_key(|piece| std::cmp::Reverse(piece.len()));
+    for piece in &pieces {
+        rest = rest.replace(piece.as_str(), "");
+    }
+    let mut others: Vec<char> = lower.chars().filter(|c| !c.is_alphanumeric()).collect();
+    others.sort_unstable();
+    others.dedup();
+    (rest.len() < before).then(|| rest.chars().count() + others.len())
 }
 
 /// What a name or address is made of, in lower case.
@@ -131,6 +150,7 @@ mod tests {
             "ada likes to count her sheep at night",
             "xkT9-qqfe-Lw72-mmZa",
             "no digits and no capitals here",
+            "ada!#$%&/()=?+*",
         ] {
             assert_eq!(judged(good, 15), Ok(()), "{good}");
         }
@@ -153,9 +173,17 @@ mod tests {
         ] {
             assert_eq!(judged(common, 8), Err(Refusal::Common), "{common}");
         }
-        for named in
-            ["ada.lovelace", "Ada.Lovelace1!", "lovelaceada1815", "ada@example.com", "4da.l0velace", "example.com.ada"]
-        {
+        for named in [
+            "ada.lovelace",
+            "Ada.Lovelace1!",
+            "lovelaceada1815",
+            "ada@example.com",
+            "4da.l0velace",
+            "example.com.ada",
+            "ada ada ada ada ada",
+            "LOVELACE-LOVELACE-1",
+            "a.d.a.lovelace.a.d.a",
+        ] {
             assert_eq!(judged(named, 8), Err(Refusal::LikeName), "{named}");
         }
     }

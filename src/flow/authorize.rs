@@ -64,7 +64,7 @@ fn find_client(ctx: &Context, params: &Params) -> Result<Arc<Client>, OAuthError
     }
     let id = params.require("client_id")?;
     let client = ctx.registry.load().client(id).cloned();
-    client.ok_or_else(|| OAuthError::invalid_request("No application is registered under this `client_id`."))
+    client.ok_or_else(|| OAuthError::invalid_request("No app is registered under this `client_id`."))
 }
 
 async fn proceed(

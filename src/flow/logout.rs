@@ -87,7 +87,7 @@ pub fn parse(ctx: &Context, params: &Params) -> Result<LogoutRequest, OAuthError
             registry
                 .client(id)
                 .cloned()
-                .ok_or_else(|| OAuthError::invalid_request("No application is registered under this `client_id`."))?,
+                .ok_or_else(|| OAuthError::invalid_request("No app is registered under this `client_id`."))?,
         ),
         // The client may be gone since: then nobody asks, but a person may still want to sign out.
         (None, Some(hint)) => registry.client(&hint.client_id).cloned(),
@@ -102,7 +102,7 @@ pub fn parse(ctx: &Context, params: &Params) -> Result<LogoutRequest, OAuthError
         }
         (Some(uri), Some(_)) => {
             return Err(OAuthError::invalid_request(format!(
-                "The `post_logout_redirect_uri` {} is not one that this application registered; they are compared letter by letter.",
+                "The `post_logout_redirect_uri` {} is not one that this app registered; they are compared letter by letter.",
                 shown(uri)
             )));
         }

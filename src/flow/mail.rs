@@ -186,7 +186,7 @@ fn in_words(event: Event, detail: &str) -> Option<(&'static str, String)> {
         Event::PasswordChanged => ("Your password was changed", "The password of your account was changed.".to_owned()),
         Event::PasswordReset => (
             "Your password was reset",
-            "A new password was set for your account by a link from your mailbox. Every browser and application was signed out.".to_owned(),
+            "A new password was set for your account by a link from your mailbox. Every browser and app was signed out.".to_owned(),
         ),
         Event::EmailChanged if detail.is_empty() => (
             "Your e-mail address was taken away",
@@ -206,7 +206,7 @@ fn in_words(event: Event, detail: &str) -> Option<(&'static str, String)> {
         ),
         Event::FactorRemoved if detail.is_empty() => (
             "Your second step was reset",
-            "Every authenticator and recovery code was removed from your account, and every browser and application was signed out.".to_owned(),
+            "Every authenticator and recovery code was removed from your account, and every browser and app was signed out.".to_owned(),
         ),
         Event::FactorRemoved => (
             "A second step was removed from your sign-in",
@@ -226,11 +226,11 @@ fn in_words(event: Event, detail: &str) -> Option<(&'static str, String)> {
         ),
         Event::AccountDisabled => (
             "Your account was shut",
-            "Nobody can sign in to your account until it is opened again. Every browser and application was signed out.".to_owned(),
+            "Nobody can sign in to your account until it is opened again. Every browser and app was signed out.".to_owned(),
         ),
         Event::AccountDeleted => (
             "Your account was deleted",
-            "Your account and all that belonged to it were deleted. Every browser and application was signed out.".to_owned(),
+            "Your account and all that belonged to it were deleted. Every browser and app was signed out.".to_owned(),
         ),
         _ => return None,
     })

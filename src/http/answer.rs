@@ -244,8 +244,8 @@ pub fn error_page(error: &OAuthError, https: bool) -> HttpResponse {
         ),
         _ => (
             "This request cannot be completed",
-            "The application sent you here with a request that is not right, so we stopped before anything was shared.",
-            "Go back to the application and try again. If it keeps happening, tell the people who run that application.",
+            "The app sent you here with a request that is not right, so we stopped before anything was shared.",
+            "Go back to the app and try again. If it keeps happening, tell the people who run that app.",
         ),
     };
     // The marks around names are for developers who read JSON.
@@ -269,7 +269,7 @@ pub fn flow_gone(https: bool) -> HttpResponse {
         title: "This sign-in has ended",
         what: "It was finished already, took longer than half an hour, was started in another browser, or this browser keeps no cookies for this site.",
         why: None,
-        next: "Make sure that cookies are allowed for this site, then go back to the application and sign in again.",
+        next: "Make sure that cookies are allowed for this site, then go back to the app and sign in again.",
         code: None,
         link: Some(Link { href: "/".to_owned(), label: "Go to your account".to_owned() }),
     };

@@ -70,7 +70,7 @@ pub fn respond(response: &AuthorizationResponse, https: bool) -> HttpResponse {
     }
     let body = FormPostPage {
         action: &response.redirect_uri,
-        client_name: "the application",
+        client_name: "the app",
         fields: response.parameters.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
     };
     let options =

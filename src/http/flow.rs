@@ -256,7 +256,8 @@ pub fn in_plain_words(ctx: &Context, asked: &Consent) -> Vec<String> {
     scopes.chain(asked.claims.iter().map(|claim| format!("See your {}", claim.replace('_', " ")))).collect()
 }
 
-/// The APIs that are asked for, each with the scopes that mean something there.
+/// The APIs that are asked for, each with the scopes that mean something there. The default audience is one of them only
+/// where it has such scopes: a token for it is how `UserInfo` is asked.
 pub fn resources(ctx: &Context, asked: &Consent) -> Vec<ConsentResource> {
     let registry = ctx.registry.load();
     asked
@@ -268,6 +269,7 @@ pub fn resources(ctx: &Context, asked: &Consent) -> Vec<ConsentResource> {
             identifier: resource.identifier.clone(),
             scopes: resource.scope.iter().filter(|scope| asked.scope.contains(scope)).map(str::to_owned).collect(),
         })
+        .filter(|api: &ConsentResource| !api.scopes.is_empty() || api.identifier != ctx.config.access_token.audience)
         .collect()
 }
 

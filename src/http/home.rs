@@ -62,7 +62,7 @@ async fn answer(request: &HttpRequest, ctx: &Context) -> Result<HttpResponse, OA
         return Ok(with_browser_cookie(response, &browser, https));
     };
     let link = |href: &str, label: &str| Link { href: href.to_owned(), label: label.to_owned() };
-    let demo = ctx.config.development.then(|| link("/demo", "Try the demo application"));
+    let demo = ctx.config.development.then(|| link("/demo", "Try the demo app"));
     let body = HomePage {
         csrf: &browser.csrf(&sign_out_purpose(&signed_in)),
         account_name: &signed_in.user.label(),

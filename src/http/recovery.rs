@@ -68,7 +68,7 @@ pub async fn sent(ctx: web::Data<Context>) -> HttpResponse {
         title: "Look at your mail",
         lead: "If there is such an account and it has an e-mail address, a link to choose a new password is on its way there.",
         more: Some(
-            "It comes within a few minutes and works for 15. Look among the unwanted mail too. An account gets three such mails at once, then one an hour.",
+            "It comes within a few minutes; its link works for 15 minutes. Look among the unwanted mail too. An account gets three such mails at once, then one an hour.",
         ),
         link: Some(("/", "Back to sign-in")),
     };
@@ -128,7 +128,7 @@ pub async fn done(ctx: web::Data<Context>) -> HttpResponse {
         id: "reset-done-page",
         title: "Your password is changed",
         lead: "You are signed out everywhere. Sign in with the new password.",
-        more: Some("If you came from an application, you can also go back to it and sign in there."),
+        more: Some("If you came from an app, you can also go back to it and sign in there."),
         link: Some(("/", "Sign in")),
     };
     page(&body, &options(ctx.config.issuer.is_https(), false))

@@ -170,7 +170,7 @@ pub async fn done(ctx: web::Data<Context>) -> HttpResponse {
         id: "registered-page",
         title: "Your account is ready",
         lead: "Your address is confirmed. Sign in with the name and password that you chose.",
-        more: Some("If you came from an application, you can also go back to it and sign in there."),
+        more: Some("If you came from an app, you can also go back to it and sign in there."),
         link: Some(("/", "Sign in")),
     };
     page(&body, &options(ctx.config.issuer.is_https(), false))

@@ -38,7 +38,7 @@ impl ResponseTarget {
             (Some(requested), _) if client.match_redirect_uri(requested).is_some() => requested.to_owned(),
             (Some(requested), _) => {
                 return Err(OAuthError::invalid_request(format!(
-                    "The `redirect_uri` {} is not one that this application registered; they are compared letter by letter.",
+                    "The `redirect_uri` {} is not one that this app registered; they are compared letter by letter.",
                     shown(requested)
                 )));
             }

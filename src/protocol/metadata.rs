@@ -190,7 +190,7 @@ fn wrong_member(members: &Map<String, Value>) -> Option<OAuthError> {
         Some(invalid(if takes(true.into()) {
             format!("`{name}` must be true or false.")
         } else if takes(0.into()) {
-            format!("`{name}` must be a whole number.")
+            format!("`{name}` must be a whole number of seconds, not negative.")
         } else if takes(Value::Array(Vec::new())) {
             if value.is_array() { format!("`{name}`: {error}.") } else { format!("`{name}` must be a list.") }
         } else if value.is_string() {
@@ -467,8 +467,8 @@ mod tests {
         for (name, value, right) in [
             ("require_pkce", json!("no"), "`require_pkce` must be true or false."),
             ("require_mfa", json!(1), "`require_mfa` must be true or false."),
-            ("default_max_age", json!("60"), "`default_max_age` must be a whole number."),
-            ("default_max_age", json!(-1), "`default_max_age` must be a whole number."),
+            ("default_max_age", json!("60"), "`default_max_age` must be a whole number of seconds, not negative."),
+            ("default_max_age", json!(-1), "`default_max_age` must be a whole number of seconds, not negative."),
             ("redirect_uris", json!("https://a.example/cb"), "`redirect_uris` must be a list."),
             ("resources", json!(true), "`resources` must be a list."),
             ("client_name", json!({"en": "Shop"}), "`client_name` must be text."),

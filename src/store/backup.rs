@@ -128,7 +128,11 @@ pub fn restore<E: From<StoreError>>(
     };
     std::fs::copy(backup, &unfinished.0).map_err(failed(backup))?;
     let text = unfinished.0.to_string_lossy().into_owned();
-    let mut conn = Conn::open_sqlite(&text).map_err(|error| error.unless_not_a_database(backup))?;
+    let no_backup = |error: StoreError| match error.unless_not_a_database(backup) {
+        StoreError::NotADatabase(path) => StoreError::NotABackup(path),
+        other => other,
+    };
+    let mut conn = Conn::open_sqlite(&text).map_err(no_backup)?;
     check_sqlite(&mut conn)?;
     if let Conn::Sqlite(conn) = &mut conn {
         check_integrity(conn, backup)?;

@@ -31,6 +31,7 @@ mod figures;
 mod flows;
 mod grants;
 mod holding;
+mod issuer;
 mod known;
 mod leases;
 mod links;
@@ -125,6 +126,8 @@ pub enum StoreError {
     NotWritable { path: PathBuf, why: String },
     #[error("{0}: is not a database; restore it from a backup, or name another by data_dir or database_url")]
     NotADatabase(PathBuf),
+    #[error("{0}: is not a backup that `countersign backup` made")]
+    NotABackup(PathBuf),
     #[error("a stored {what} does not read back: {detail}")]
     Corrupt { what: &'static str, detail: String },
     #[error("the database is of an older version; run countersign db migrate on it first")]

@@ -57,6 +57,7 @@ pub fn word() -> String {
 }
 
 /// The numbers of a seeded sequence (xorshift64), so that a failing run can be repeated.
+#[derive(Clone)]
 pub struct Dice(u64);
 
 impl Dice {

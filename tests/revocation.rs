@@ -409,6 +409,7 @@ const SPARES: &[&str] = &[
     "register",
     "release_leases",
     "remember_instant",
+    "remember_issuer",
     "request_by_mail",
     "retry_logout_deliveries",
     "set_claims",

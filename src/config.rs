@@ -347,15 +347,17 @@ pub struct HostPort {
 pub struct ConfigErrors(Vec<Problem>);
 
 impl Config {
-    /// Reads `path`, or [`DEFAULT_FILE`] where there is one, and lays the `COUNTERSIGN_*` variables over it.
+    /// Reads `path`, or [`DEFAULT_FILE`] where there is one, and lays the `COUNTERSIGN_*` variables over it. Whoever serves
+    /// `reads_files` that are named, to judge what is in them; a command that has no use for them goes on without.
     ///
     /// # Errors
     /// All problems found, in the order of the keys.
     pub fn load(
         path: Option<&Path>,
         environment: impl Iterator<Item = (String, String)>,
+        reads_files: bool,
     ) -> Result<Self, ConfigErrors> {
-        let mut reader = Reader::new(environment);
+        let mut reader = Reader::new(environment, reads_files);
         reader.open(path.unwrap_or(Path::new(DEFAULT_FILE)), path.is_some());
         Self::from_reader(reader)
     }

@@ -210,6 +210,20 @@ fn s15_each_form_needs_its_own_page_in_its_own_session_on_our_own_site() {
 }
 
 #[test]
+fn the_page_of_apps_names_the_apis_also_where_nobody_was_asked() {
+    let w = world();
+    let (name, browser) = person(&w);
+    let api = format!("https://{name}.example");
+    w.server.resource(&api, &format!("{name}.write"), &[]);
+    let app = w.server.client(&serde_json::json!({
+        "redirect_uris": ["https://own.example/"], "skip_consent": true, "scope": format!("openid {name}.write"),
+    }));
+    tokens(&browser, &app, &format!("openid {name}.write"));
+    let page = open(&w, &browser, "/account/applications").answer.body;
+    assert!(page.contains(&api) && page.contains(&format!("{name}.write")), "{page}");
+}
+
+#[test]
 fn s106_nobody_ends_what_is_anothers_by_naming_it() {
     let w = world();
     let (name, browser) = person(&w);

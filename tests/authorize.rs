@@ -132,11 +132,15 @@ fn other_faults_go_to_the_client_with_state_and_iss() {
         (request.clone().with("registration", "{}"), "registration_not_supported"),
         (request.with("prompt", "none"), "login_required"),
     ] {
-        let page = w.browser().open(bad.url());
-        assert_eq!(page.error(), error, "{:?}", bad.parameters);
-        let callback = page.callback();
-        assert_eq!((&*callback["iss"], &*callback["state"]), (&*w.server.issuer, "a state & more"));
-        assert!(page.url.as_str().starts_with("https://web.example/callback?"), "{}", page.url);
+        // By GET and by POST alike (Core section 3.1.2.1).
+        let (by_get, by_post) = (w.browser().open(bad.url()), w.browser());
+        let answer = by_post.send(bad.as_post());
+        for page in [by_get, by_post.follow(w.server.url("/authorize").parse().unwrap(), answer)] {
+            assert_eq!(page.error(), error, "{:?}", bad.parameters);
+            let callback = page.callback();
+            assert_eq!((&*callback["iss"], &*callback["state"]), (&*w.server.issuer, "a state & more"));
+            assert!(page.url.as_str().starts_with("https://web.example/callback?"), "{}", page.url);
+        }
     }
 }
 

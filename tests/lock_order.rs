@@ -374,7 +374,18 @@ async fn clients_go_while_keys_and_secrets_change_and_consents_are_taken_back() 
         };
         store.rotate_key(key(0), None, now).await.unwrap();
         store.rotate_key(key(1), None, now).await.unwrap();
+        // Somebody signs in for the client that goes, in a browser where another was signed in.
+        let another = meeting.person(1, 1, now).await;
+        let flow = FlowId::mint().unwrap().digest();
+        let stored = Flow { destination: Destination::Home, progress: Progress::default(), created_at: now };
+        store.create_flow(flow, flow, stored, now.plus(DAY)).await.unwrap();
+        let mut signs_in = new_session(&another.id, now);
+        let code = GrantSecret::mint().unwrap();
+        let grant = new_grant(&code, &another.id, &client, &signs_in.session.id, "openid", now);
+        signs_in.grant = Some(NewGrant { flow: Some(flow), ..grant });
+        signs_in.replaces = Some(person.sessions[0].0.clone());
         let meet = vec![
+            work!(store.sign_in(signs_in, now)),
             work!(store.delete_client(client.clone(), now)),
             work!(store.rotate_client_secret(other.clone(), Digest::of(b"new"), now, now)),
             work!(store.rotate_key(key(0), None, now)),

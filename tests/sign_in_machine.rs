@@ -190,7 +190,7 @@ impl World {
             Policy::Always => set("REQUIRED", "always"),
             Policy::Never => set("REQUIRED", "never"),
         }
-        let config = Config::load(None, settings.into_iter()).unwrap();
+        let config = Config::load(None, settings.into_iter(), false).unwrap();
         let store = Store::open(&config.database_url).unwrap();
         let (lax, strict) = (ClientId::random(), ClientId::random());
         for (id, require_mfa) in [(&lax, false), (&strict, true)] {

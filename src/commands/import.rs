@@ -155,7 +155,10 @@ fn person(value: &Value, now: UnixTime) -> Result<NewUser, String> {
     email.as_deref().map_or(Ok(()), check_email)?;
     let claims = match object.get("claims") {
         None | Some(Value::Null) => Map::new(),
-        Some(Value::Object(claims)) => claims.clone(),
+        // Null is the same as nothing.
+        Some(Value::Object(claims)) => {
+            claims.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), v.clone())).collect()
+        }
         Some(_) => return Err("claims is not a JSON object".to_owned()),
     };
     check_claims(&claims)?;

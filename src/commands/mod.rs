@@ -191,7 +191,8 @@ impl Context {
 
 /// Runs the command.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
-    let config = Config::load(cli.config.as_deref(), config::environment())?;
+    let serves = matches!(cli.command, None | Some(Command::Serve | Command::Config(_)));
+    let config = Config::load(cli.config.as_deref(), config::environment(), serves)?;
     match cli.command {
         None | Some(Command::Serve) => Ok(app::serve(config)?),
         Some(Command::Config(ConfigCommand::Check)) => check(&config, cli.config.as_deref()),

@@ -27,6 +27,7 @@ use super::{
     ServerConfig, SessionConfig, SidScope, SigningKeyConfig, Tls,
 };
 
+const WANTED_KEY: &str = "is not base64 of 32 bytes; make one with: openssl rand -base64 32";
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
@@ -82,7 +83,10 @@ pub(super) fn read(reader: &mut Reader) -> Option<Config> {
         outbound: OutboundConfig {
             allow: reader.take("outbound.allow", read::list(host_port)).unwrap_or_default(),
             allow_private: reader.take("outbound.allow_private", read::boolean).unwrap_or(false),
-            ca_file: reader.take("outbound.ca_file", certificates),
+            ca_file: {
+                let reads = reader.reads_files;
+                reader.take("outbound.ca_file", read::judged_file(reads, certificates))
+            },
         },
         development,
         listen,
@@ -135,37 +139,38 @@ fn identity(reader: &mut Reader, listen: SocketAddr, proxies: Option<&[IpNet]>) 
 }
 
 fn tls(reader: &mut Reader) -> Option<Tls> {
-    let certificate = reader.take("tls.certificate", certificates);
-    let key = reader.take("tls.key", private_key);
+    let reads = reader.reads_files;
+    let certificate = reader.take("tls.certificate", read::judged_file(reads, certificates));
+    let key = reader.take("tls.key", read::judged_file(reads, private_key));
     match (reader.is_set("tls.certificate"), reader.is_set("tls.key")) {
         (true, false) => reader.problem("tls.certificate", "is set, but tls.key is not; set both or neither"),
         (false, true) => reader.problem("tls.key", "is set, but tls.certificate is not; set both or neither"),
         _ => {}
     }
     let files = Tls { certificate: certificate?, key: key? };
-    if let Err(error) = pair(&files) {
+    if reads
+        && files.key.is_file()
+        && files.certificate.is_file()
+        && let Err(error) = pair(&files)
+    {
         reader.problem("tls.key", format!("does not fit tls.certificate: {error}"));
     }
     Some(files)
 }
 
 /// A file of certificates, of which there is one at least.
-fn certificates(raw: Raw) -> Parsed<PathBuf> {
-    let path = read::readable_file(raw)?;
-    let read = CertificateDer::pem_file_iter(&path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+fn certificates(path: &Path) -> Parsed<()> {
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     match read {
-        Ok(found) if !found.is_empty() => Ok(path),
+        Ok(found) if !found.is_empty() => Ok(()),
         Ok(_) => Err(format!("{} holds no certificate; write one in PEM, from BEGIN CERTIFICATE on", path.display())),
         Err(error) => Err(format!("{} holds no certificate in PEM: {error}", path.display())),
     }
 }
 
-fn private_key(raw: Raw) -> Parsed<PathBuf> {
-    let path = read::readable_file(raw)?;
-    match PrivateKeyDer::from_pem_file(&path) {
-        Ok(_) => Ok(path),
-        Err(error) => Err(format!("{} holds no private key in PEM: {error}", path.display())),
-    }
+fn private_key(path: &Path) -> Parsed<()> {
+    let read = PrivateKeyDer::from_pem_file(path).map(drop);
+    read.map_err(|error| format!("{} holds no private key in PEM: {error}", path.display()))
 }
 
 fn pair(files: &Tls) -> Result<CertifiedKey, Box<dyn std::error::Error>> {
@@ -176,7 +181,8 @@ fn pair(files: &Tls) -> Result<CertifiedKey, Box<dyn std::error::Error>> {
 
 fn key_source(reader: &mut Reader, data_dir: &Path) -> KeySource {
     let inline = reader.take("key_encryption_key", key_encryption_key);
-    let file = reader.take("key_encryption_key_file", key_encryption_key_file);
+    let reads = reader.reads_files;
+    let file = reader.take("key_encryption_key_file", read::judged_file(reads, key_encryption_key_file));
     if reader.is_set("key_encryption_key") && reader.is_set("key_encryption_key_file") {
         reader.problem("key_encryption_key_file", "is set, and so is key_encryption_key; set one of the two");
     }
@@ -323,24 +329,22 @@ fn directory(raw: Raw) -> Parsed<PathBuf> {
 
 /// Never shows the value.
 fn key_encryption_key(raw: Raw) -> Parsed<SecretString> {
-    const WANTED: &str = "is not base64 of 32 bytes; make one with: openssl rand -base64 32";
     let key = SecretString::from(read::text(raw)?.trim());
     let bytes = BASE64.decode(key.expose_secret()).map(Zeroizing::new);
     let right = bytes.is_ok_and(|bytes| bytes.len() == 32);
-    right.then_some(key).ok_or_else(|| WANTED.to_owned())
+    right.then_some(key).ok_or_else(|| WANTED_KEY.to_owned())
 }
 
-fn key_encryption_key_file(raw: Raw) -> Parsed<PathBuf> {
-    let path = read::readable_file(raw)?;
+fn key_encryption_key_file(path: &Path) -> Parsed<()> {
     let shown = path.display();
-    let mode =
-        std::fs::metadata(&path).map_err(|error| format!("{shown} cannot be read: {error}"))?.permissions().mode();
-    if mode & 0o077 != 0 {
+    let failed = |error: std::io::Error| format!("{shown} cannot be read: {error}");
+    if std::fs::metadata(path).map_err(failed)?.permissions().mode() & 0o077 != 0 {
         return Err(format!("{shown} can be read by others; chmod 600 {shown}"));
     }
-    let text = std::fs::read_to_string(&path).map_err(|error| format!("{shown} cannot be read: {error}"))?;
-    key_encryption_key(Raw::Environment(text)).map(drop).map_err(|why| format!("{shown} {why}"))?;
-    Ok(path)
+    let text = Zeroizing::new(std::fs::read_to_string(path).map_err(failed)?);
+    let bytes = BASE64.decode(text.trim()).map(Zeroizing::new);
+    let right = bytes.is_ok_and(|bytes| bytes.len() == 32);
+    right.then_some(()).ok_or_else(|| format!("{shown} {WANTED_KEY}"))
 }
 
 fn metrics_listen(reader: &mut Reader, listen: SocketAddr) -> Option<SocketAddr> {

@@ -2,8 +2,10 @@
 //! for there may be a password in it; and because libpq's own messages do show parts of a URL that it misreads, one that
 //! could be misread is refused here.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
+
+use secrecy::zeroize::Zeroizing;
 
 use super::read::{self, Parsed, Raw, Reader};
 use super::{DatabaseUrl, Postgres};
@@ -12,8 +14,9 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// `None` where none was given, or a wrong one.
 pub(super) fn database(reader: &mut Reader) -> Option<DatabaseUrl> {
+    let reads = reader.reads_files;
     let url = reader.take("database_url", database_url);
-    let password_file = reader.take("database.password_file", password_file);
+    let password_file = reader.take("database.password_file", read::judged_file(reads, password_file));
     let connections = reader.take("database.connections", read::number(1..=500)).unwrap_or(16);
     let timeout = reader.take("database.statement_timeout", read::span(SECOND..=60 * SECOND)).unwrap_or(2 * SECOND);
     Some(match url? {
@@ -27,11 +30,10 @@ pub(super) fn database(reader: &mut Reader) -> Option<DatabaseUrl> {
     })
 }
 
-fn password_file(raw: Raw) -> Parsed<PathBuf> {
-    let path = read::readable_file(raw)?;
-    match std::fs::read_to_string(&path) {
+fn password_file(path: &Path) -> Parsed<()> {
+    match std::fs::read_to_string(path).map(Zeroizing::new) {
         Ok(text) if text.trim().is_empty() => Err(format!("{} is empty; it holds the password alone", path.display())),
-        Ok(_) => Ok(path),
+        Ok(_) => Ok(()),
         Err(error) => Err(format!("{} cannot be read: {error}", path.display())),
     }
 }

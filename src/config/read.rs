@@ -44,11 +44,14 @@ pub(super) struct Reader {
     environment: BTreeMap<String, String>,
     known: Vec<&'static str>,
     problems: Vec<Problem>,
+    /// Whether files that are named are judged by what is in them.
+    pub reads_files: bool,
 }
 
 impl Reader {
-    pub fn new(environment: impl Iterator<Item = (String, String)>) -> Self {
+    pub fn new(environment: impl Iterator<Item = (String, String)>, reads_files: bool) -> Self {
         Self {
+            reads_files,
             file_name: String::new(),
             file: BTreeMap::new(),
             environment: environment.filter(|(name, _)| name.starts_with(PREFIX)).collect(),
@@ -257,6 +260,17 @@ pub(super) fn list<T>(parse: impl Fn(&str) -> Parsed<T>) -> impl FnOnce(Raw) -> 
 
 pub(super) fn path(raw: Raw) -> Parsed<PathBuf> {
     text(raw).map(PathBuf::from)
+}
+
+/// The same of a file whose content is judged too, where it is a file: a pipe gives what it holds once.
+pub(super) fn judged_file(reads: bool, judge: impl FnOnce(&Path) -> Parsed<()>) -> impl FnOnce(Raw) -> Parsed<PathBuf> {
+    move |raw| {
+        let path = readable_file(raw)?;
+        if reads && path.is_file() {
+            judge(&path)?;
+        }
+        Ok(path)
+    }
 }
 
 /// The path of a file that is there and that we may read.

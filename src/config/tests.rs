@@ -44,7 +44,7 @@ static FILES: LazyLock<TempDir> = LazyLock::new(|| {
 
 fn reader(file: &str, environment: &[(&str, &str)]) -> Reader {
     let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-    let mut reader = Reader::new(environment);
+    let mut reader = Reader::new(environment, true);
     reader.parse_file("countersign.toml".to_owned(), &placed(file));
     reader
 }
@@ -198,7 +198,7 @@ const WRONG_IN_THE_FILE: &[(&str, &str)] = &[
     ("issuer = 'https://id.example.com'\ntls = { certificate = '@/own.pem', key = '@/own.pem' }", "tls.key: @/own.pem holds no private key in PEM: no items found"),
     ("key_encryption_key_file = '@/open.key'", "key_encryption_key_file: @/open.key can be read by others; chmod 600 @/open.key"),
     ("key_encryption_key_file = '@/short.key'", "key_encryption_key_file: @/short.key is not base64 of 32 bytes; make one with: openssl rand -base64 32"),
-    ("key_encryption_key_file = '@/empty'", "key_encryption_key_file: @/empty is empty; give a value or leave it out"),
+    ("key_encryption_key_file = '@/empty'", "key_encryption_key_file: @/empty is not base64 of 32 bytes; make one with: openssl rand -base64 32"),
     ("database.password_file = '@/empty'", "database.password_file: @/empty is empty; it holds the password alone"),
     ("metrics.listen = '127.0.0.1:8080'", "metrics.listen: 127.0.0.1:8080 is what listen says too; give it a port of its own"),
     ("metrics.listen = '9464'", r#"metrics.listen: "9464" is not an address with a port; write one such as "127.0.0.1:9464""#),
@@ -371,9 +371,9 @@ fn a_broken_file_is_told_with_its_line() {
 #[test]
 fn a_file_that_was_asked_for_must_be_there() {
     let missing = Path::new("no-such-directory/countersign.toml");
-    let told = Config::load(Some(missing), std::iter::empty()).expect_err("no such file").to_string();
+    let told = Config::load(Some(missing), std::iter::empty(), false).expect_err("no such file").to_string();
     assert_eq!(told, "no-such-directory/countersign.toml: cannot be read: No such file or directory (os error 2)");
-    let mut reader = Reader::new(std::iter::empty());
+    let mut reader = Reader::new(std::iter::empty(), true);
     reader.open(missing, false);
     assert!(Config::from_reader(reader).is_ok());
 }

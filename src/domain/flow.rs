@@ -25,7 +25,7 @@ pub enum Destination {
 pub struct ClientDestination {
     pub client_id: ClientId,
     pub request: AuthorizationRequest,
-    /// The person that `id_token_hint` says it must be.
+    /// The person that `id_token_hint`, or `claims` by one name, says it must be.
     pub required_user: Option<UserId>,
 }
 

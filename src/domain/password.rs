@@ -108,7 +108,8 @@ fn beside_names(password: &str, names: &[String]) -> Option<usize> {
     let mut rest: String = lower.chars().filter(|c| c.is_alphanumeric()).collect();
     let before = rest.len();
     let squeezed = |name: &String| name.chars().filter(|c| c.is_alphanumeric()).collect::<String>();
-    let mut pieces: Vec<String> = names.iter().map(squeezed).filter(|name| !name.is_empty()).collect();
+    let mut pieces: Vec<String> =
+        names.iter().map(squeezed).filter(|name| name.chars().count() >= SHORTEST_NAME).collect();
     pieces.sort_by_key(|piece| std::cmp::Reverse(piece.len()));
     for piece in &pieces {
         rest = rest.replace(piece.as_str(), "");

@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::clock::UnixTime;
 use crate::protocol::claims::is_standard_claim;
+use crate::protocol::text::misleads;
 
 use super::ids::UserId;
 use super::zone::Zone;
@@ -37,7 +38,16 @@ pub fn normal_name(name: &str) -> String {
 #[must_use]
 pub fn normal_email(email: &str) -> String {
     use unicode_normalization::UnicodeNormalization as _;
-    email.trim().nfc().collect::<String>().to_lowercase()
+    let email = email.trim().nfc().collect::<String>().to_lowercase();
+    match email.rsplit_once('@') {
+        Some((local, domain)) => format!("{local}@{}", domain_on_the_wire(domain)),
+        None => email,
+    }
+}
+
+/// Whether nothing of a domain is lost on the way to its A-label and back: marks that do not show are.
+fn is_spelt_as_looked_up(domain: &str) -> bool {
+    domain.is_ascii() || idna::domain_to_unicode(&domain_on_the_wire(domain)).0 == domain.to_lowercase()
 }
 
 /// A domain as it is looked up (RFC 5891).
@@ -100,7 +110,8 @@ pub fn check_email(email: &str) -> Result<(), &'static str> {
                 && local.chars().all(in_local)
                 && !domain.is_empty()
                 && domain.chars().all(in_domain)
-                && is_nfkc(domain) =>
+                && is_nfkc(domain)
+                && is_spelt_as_looked_up(domain) =>
         {
             Ok(())
         }
@@ -138,7 +149,7 @@ pub fn check_claims(claims: &Map<String, Value>) -> Result<(), String> {
 }
 
 fn is_shown_text(text: &str) -> bool {
-    text.len() <= 2048 && !text.trim().is_empty() && !text.chars().any(char::is_control)
+    text.len() <= 2048 && !text.trim().is_empty() && !misleads(text)
 }
 
 /// Core section 5.1.1; its lines may be broken.
@@ -253,7 +264,11 @@ mod tests {
         {
             assert!(check_email(same).is_err(), "another spelling of one mailbox: {same}");
         }
+        for marked in ["a@exam\u{34f}ple.org", "a@exam\u{fe00}ple.org", "a@exam\u{180b}ple.org"] {
+            assert!(check_email(marked).is_err(), "{marked:?}");
+        }
         assert_eq!(normal_email(" Ada@Example.COM "), "ada@example.com");
+        assert_eq!(normal_email("Ada@B\u{dc}CHER.example"), normal_email("ada@xn--bcher-kva.example"));
     }
 
     #[test]

@@ -35,7 +35,8 @@ impl Zone {
 
     #[must_use]
     pub fn is_known(name: &str) -> bool {
-        TimeZone::get(name).is_ok()
+        // It takes any letter case; applications do not.
+        TimeZone::get(name).is_ok_and(|zone| zone.iana_name() == Some(name))
     }
 
     /// The zones to choose from, in order.

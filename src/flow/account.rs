@@ -79,6 +79,10 @@ pub async fn change_profile<'a>(
 ) -> Result<Result<(), Problem>, OAuthError> {
     let mut changes = Map::new();
     for field in PROFILE {
+        // Left as it is, it is nobody's business here, whoever set it by which rule.
+        if typed(field) == signed_in.user.claims.get(field).and_then(Value::as_str) {
+            continue;
+        }
         match profile_claim(field, typed(field)) {
             Err(problem) => return Ok(Err(problem)),
             Ok(value) if signed_in.user.claims.get(field).unwrap_or(&Value::Null) == &value => {}

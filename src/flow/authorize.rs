@@ -92,6 +92,11 @@ async fn proceed(
     {
         return Err(OAuthError::invalid_request("There is nobody whom all of `claims` and `id_token_hint` name."));
     }
+    // One is one by either way, also for a node of an older version that goes on with this flow.
+    let required_user = required_user.or_else(|| match request.claims.required_subjects()?.as_slice() {
+        [only] => Some(UserId::from_stored(*only)),
+        _ => None,
+    });
     let destination = ClientDestination { client_id: client.id.clone(), request, required_user };
 
     let signed_in = current(ctx, browser, now).await?;

@@ -12,7 +12,7 @@ use crate::protocol::response_mode::{AuthorizationResponse, ResponseMode};
 
 use super::answer::{PageOptions, error_page, page, see_other, with_cookies};
 use super::pages::FormPostPage;
-use super::request::{CookieNames, PageForm, again_with_cookies, browser};
+use super::request::{BrowserForm, CookieNames, again_with_cookies, browser};
 
 pub async fn get(request: HttpRequest, ctx: web::Data<Context>) -> HttpResponse {
     match Params::parse(request.query_string().as_bytes()) {
@@ -23,7 +23,7 @@ pub async fn get(request: HttpRequest, ctx: web::Data<Context>) -> HttpResponse 
 
 /// The same parameters in a form body (OpenID Connect Core section 3.1.2.1). Sent from another site, it comes without our
 /// session cookie (`SameSite`); so it goes on as a GET of our own, which brings it.
-pub async fn post(request: HttpRequest, ctx: web::Data<Context>, PageForm(params): PageForm) -> HttpResponse {
+pub async fn post(request: HttpRequest, ctx: web::Data<Context>, BrowserForm(params): BrowserForm) -> HttpResponse {
     match again_with_cookies(&request, &ctx, &params) {
         Some(location) => see_other(&location, ctx.config.issuer.is_https()),
         None => answer(&request, &ctx, &params).await,

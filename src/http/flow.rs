@@ -7,8 +7,10 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use secrecy::ExposeSecret as _;
 
 use crate::crypto::opaque::{FlowId, SessionSecret, same_text};
+use crate::domain::client::Client;
 use crate::domain::flow::{Destination, Progress};
 use crate::domain::grant::Consent;
+use crate::domain::resource::Resource;
 use crate::flow::Context;
 use crate::flow::interaction::{Arrival, Situation, Step, arrive, choose_account, refuse, situation};
 use crate::flow::session::Browser;
@@ -214,7 +216,7 @@ pub(super) async fn show(ctx: &Context, visit: &Visit, notice: &Notice<'_>) -> H
                 tos_uri: client.metadata.tos_uri.as_deref(),
                 account_name: &signed_in.user.label(),
                 scopes: in_plain_words(ctx, asked),
-                resources: resources(ctx, asked),
+                resources: resources(ctx, client, asked),
                 offline_access: asked.scope.contains(OFFLINE_ACCESS),
             };
             page(&body, &options)
@@ -256,14 +258,19 @@ pub fn in_plain_words(ctx: &Context, asked: &Consent) -> Vec<String> {
     scopes.chain(asked.claims.iter().map(|claim| format!("See your {}", claim.replace('_', " ")))).collect()
 }
 
-/// The APIs that are asked for, each with the scopes that mean something there. The default audience is one of them only
-/// where it has such scopes: a token for it is how `UserInfo` is asked.
-pub fn resources(ctx: &Context, asked: &Consent) -> Vec<ConsentResource> {
+/// The APIs that are asked for, each with the scopes that mean something there; where none is named, those whose scopes are,
+/// as far as the client may have tokens for them. The default audience is one of them only where it has such scopes: a token
+/// for it is how `UserInfo` is asked.
+pub fn resources(ctx: &Context, client: &Client, asked: &Consent) -> Vec<ConsentResource> {
     let registry = ctx.registry.load();
-    asked
-        .resources
-        .iter()
-        .filter_map(|identifier| registry.resource(identifier))
+    let mut resources: Vec<&Resource> = if asked.resources.is_empty() {
+        registry.meant_resources(client, &asked.scope).collect()
+    } else {
+        asked.resources.iter().filter_map(|identifier| registry.resource(identifier)).collect()
+    };
+    resources.sort_by(|a, b| a.identifier.cmp(&b.identifier));
+    resources
+        .into_iter()
         .map(|resource| ConsentResource {
             name: resource.name.clone().unwrap_or_else(|| resource.identifier.clone()),
             identifier: resource.identifier.clone(),

@@ -15,7 +15,7 @@ use super::answer::{PageOptions, error_page, forged, page, see_other, with_cooki
 use super::authorize::with_browser_cookie;
 use super::home::{may_sign_out, sign_out_purpose};
 use super::pages::{ErrorPage, Link, LogoutApplication, LogoutDonePage, LogoutPage};
-use super::request::{PageForm, again_with_cookies, browser, no_session_cookies};
+use super::request::{BrowserForm, PageForm, again_with_cookies, browser, no_session_cookies};
 
 /// The parameters that the confirmation carries along; they are checked anew when it comes back.
 const CARRIED: [&str; 5] = ["id_token_hint", "client_id", "post_logout_redirect_uri", "state", "logout_hint"];
@@ -27,7 +27,7 @@ pub async fn get(request: HttpRequest, ctx: web::Data<Context>) -> HttpResponse 
     }
 }
 
-pub async fn post(request: HttpRequest, ctx: web::Data<Context>, PageForm(params): PageForm) -> HttpResponse {
+pub async fn post(request: HttpRequest, ctx: web::Data<Context>, BrowserForm(params): BrowserForm) -> HttpResponse {
     match again_with_cookies(&request, &ctx, &params) {
         Some(location) => see_other(&location, ctx.config.issuer.is_https()),
         None => answer(&request, &ctx, &params, false).await,

@@ -36,7 +36,26 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The parameters of a form body.
 pub struct Form(pub Params);
 
-/// A form of one of our pages: what is wrong with it is said on a page. None has a field twice.
+/// A form that a browser sends: what is wrong with it is said on a page.
+pub struct BrowserForm(pub Params);
+
+impl FromRequest for BrowserForm {
+    type Error = actix_web::Error;
+    type Future = LocalBoxFuture<'static, Result<Self, actix_web::Error>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let form = Form::from_request(request, payload);
+        Box::pin(async move { form.await.map(|Form(params)| Self(params)).map_err(on_a_page) })
+    }
+}
+
+fn on_a_page(BodyError { status, error }: BodyError) -> actix_web::Error {
+    let mut page = error_page(&error, false);
+    *page.status_mut() = status;
+    actix_web::error::InternalError::from_response("a form that was not taken", page).into()
+}
+
+/// The same of one of our pages, none of which has a field twice.
 pub struct PageForm(pub Params);
 
 impl FromRequest for PageForm {
@@ -50,14 +69,7 @@ impl FromRequest for PageForm {
                 Ok(()) => Ok(Self(params)),
                 Err(error) => Err(BodyError { status: StatusCode::BAD_REQUEST, error }),
             };
-            match form.await.and_then(once) {
-                Ok(form) => Ok(form),
-                Err(BodyError { status, error }) => {
-                    let mut page = error_page(&error, false);
-                    *page.status_mut() = status;
-                    Err(actix_web::error::InternalError::from_response("a form that was not taken", page).into())
-                }
-            }
+            form.await.and_then(once).map_err(on_a_page)
         })
     }
 }

@@ -64,7 +64,7 @@ impl RedirectUri {
     pub fn register(text: &str, added: &[&str]) -> Result<Self, OAuthError> {
         let uri = Self::parse(text)?;
         // Section 3: `//` before the host, which is not empty. What mends it for a browser is not what was registered.
-        let authority = text.split_once("://").map(|(_, rest)| rest);
+        let authority = text.split_once(':').and_then(|(_, rest)| rest.strip_prefix("//"));
         if uri.origin().is_some() && authority.is_none_or(|rest| rest.starts_with('/')) {
             return Err(OAuthError::invalid_redirect_uri(
                 "A redirect URI has two slashes and a host after its scheme.",
@@ -229,6 +229,7 @@ mod tests {
             "https:///app.example/cb",
             "https:/app.example/cb",
             "https:app.example/cb",
+            "https:app.example/cb?u=x://y",
             "http:/localhost/cb",
             "https://app.example/%",
             "https://app.example/%2",

@@ -6,7 +6,7 @@ use crate::clock::UnixTime;
 use crate::crypto::opaque::Digest;
 use crate::domain::activity::{Event, Origin};
 use crate::domain::flow::Progress;
-use crate::domain::ids::{SessionId, UserId};
+use crate::domain::ids::{ClientId, SessionId, UserId};
 use crate::domain::link::LinkKind;
 use crate::domain::second_factor::{FactorUse, NewDevice};
 use crate::domain::session::{Authentication, Session, SignedIn};
@@ -14,7 +14,7 @@ use crate::domain::throttle::Bucket;
 use crate::domain::user::User;
 
 use super::activity::{NewActivity, note};
-use super::conn::{Conn, first_locked, fixed, on_backend};
+use super::conn::{Conn, first_locked, first_shared, fixed, on_backend};
 use super::endings::{end_one_session, end_weaker};
 use super::flows::write_progress;
 use super::grants::{Granting, NewGrant, store_grant};
@@ -22,7 +22,7 @@ use super::holding::hold_below;
 use super::links::end_links;
 use super::outbox::{NewOutboxItem, enqueue};
 use super::revocations::{Actor, ISSUER, Reason, USER as OF_USER, spared};
-use super::schema::{revocations, sessions, users};
+use super::schema::{clients, revocations, sessions, users};
 use super::second_factors::{Added, add_device, spend};
 use super::throttles::{forgive, hold, let_go};
 use super::trusted_browsers::{self, NewTrust};
@@ -202,6 +202,13 @@ impl From<SessionRow> for Session {
     }
 }
 
+/// Whether a client is there still, and stays: a person is signed in also where it went meanwhile.
+fn is_registered(conn: &mut Conn, client: &ClientId) -> Result<bool, StoreError> {
+    let client = clients::table.find(client.as_str()).select(clients::client_id);
+    let found: Option<String> = first_shared!(conn, client).map_err(StoreError::operation("looking for a client"))?;
+    Ok(found.is_some())
+}
+
 fn rehash(conn: &mut Conn, user: &UserId, hash: &str) -> Result<(), StoreError> {
     let update = diesel::update(users::table.find(user.as_str())).set(users::password_hash.eq(hash));
     on_backend!(conn, |c| update.execute(c)).map_err(StoreError::operation("storing a password hash"))?;
@@ -329,16 +336,18 @@ impl Store {
             // Who knows the password needs no link that resets it.
             end_links(conn, &session.user_id, LinkKind::ResetPassword)?;
             write_progress(conn, &new.flow, &new.progress)?;
+            // Before anything is appended to the log: the grant waits for whoever deletes its client.
+            if let Some(grant) = &new.grant
+                && is_registered(conn, &grant.grant.client_id)?
+                && store_grant(conn, grant)? == Granting::Done
+            {
+                done = SignIn::Granted;
+            }
             if let Some(replaced) = &new.replaces {
                 end_one_session(conn, replaced, &Reason::SessionReplaced.by(Actor::Owner), now)?;
             }
             if enrols {
                 end_weaker(conn, &session.user_id, &session.id, now)?;
-            }
-            if let Some(grant) = &new.grant
-                && store_grant(conn, grant)? == Granting::Done
-            {
-                done = SignIn::Granted;
             }
             Ok(done)
         })

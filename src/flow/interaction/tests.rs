@@ -13,7 +13,7 @@ use crate::protocol::params::Params;
 
 fn config(settings: &[(&str, &str)]) -> Config {
     let settings = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-    Config::load(None, settings).unwrap()
+    Config::load(None, settings, false).unwrap()
 }
 
 const NOW: UnixTime = UnixTime::from_seconds(1_000_000);

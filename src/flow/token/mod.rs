@@ -100,7 +100,13 @@ async fn issue_for_grant(
 fn still_granted(ctx: &Context, registry: &Registry, client: &Client, grant: &Grant) -> Vec<String> {
     let still =
         |resource: &&String| registry.check_resource(client, resource, &ctx.config.access_token.audience).is_ok();
-    grant.details.resources.iter().filter(still).cloned().collect()
+    let mut granted: Vec<String> = grant.details.resources.iter().filter(still).cloned().collect();
+    // Of several the first token is for UserInfo, also when one is left.
+    let default_audience = &ctx.config.access_token.audience;
+    if grant.details.resources.len() > 1 && grant.scope.contains(OPENID) && !granted.contains(default_audience) {
+        granted.push(default_audience.clone());
+    }
+    granted
 }
 
 /// Whether a request without `resource` must be held against its grant too: without scopes of resources nothing can go
@@ -134,7 +140,8 @@ fn check_target(
     if asked.is_empty() || by_id_token || carries(audience) {
         return Ok(());
     }
-    let others = granted.iter().chain([default_audience]).map(String::as_str).filter(|other| carries(other));
+    let default_too = Some(default_audience).filter(|default| !granted.contains(default));
+    let others = granted.iter().chain(default_too).map(String::as_str).filter(|other| carries(other));
     Err(match others.collect::<Vec<_>>().join(", ") {
         none if none.is_empty() => OAuthError::invalid_scope("No token of this client can carry any of this scope."),
         others => OAuthError::invalid_target(format!(

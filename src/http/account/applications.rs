@@ -28,7 +28,7 @@ async fn list(request: &HttpRequest, ctx: &Context) -> Result<HttpResponse, Http
         name: client.name().to_owned(),
         host: client.origins.first().and_then(|origin| Url::parse(origin).ok()?.host_str().map(str::to_owned)),
         scopes: in_plain_words(ctx, &what),
-        resources: resources(ctx, &what),
+        resources: resources(ctx, &client, &what),
         offline_access: what.scope.contains(OFFLINE_ACCESS),
         since: moment(&zone, since),
         by_consent,

@@ -200,8 +200,7 @@ fn remember_client(conn: &mut Conn, grant: &Grant) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Stores a grant with its code, and ends the flow that led to it.
-pub(super) fn store_grant(conn: &mut Conn, new: &NewGrant) -> Result<Granting, StoreError> {
+fn store_grant(conn: &mut Conn, new: &NewGrant) -> Result<Granting, StoreError> {
     let grant = &new.grant;
     // What was read before this transaction may have ended meanwhile, or risen by a first second factor, with which
     // what was given for less has ended; and what ends the person's sessions from now on must see this grant.
@@ -222,6 +221,13 @@ pub(super) fn store_grant(conn: &mut Conn, new: &NewGrant) -> Result<Granting, S
     if amr != grant.authentication.amr {
         return Ok(Granting::Outdated);
     }
+    give(conn, new)
+}
+
+/// Stores a grant with its code, and ends the flow that led to it: of a session that lives, whose person is held, and that was
+/// proven as the grant says.
+pub(super) fn give(conn: &mut Conn, new: &NewGrant) -> Result<Granting, StoreError> {
+    let grant = &new.grant;
     // Who takes a consent back holds the person: what this grant relies on stays until it is there to be ended.
     if let Some(asked) = &new.asked
         && !find_consent(conn, &grant.user_id, &grant.client_id)?.is_some_and(|allowed| allowed.covers(asked))

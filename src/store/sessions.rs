@@ -17,7 +17,7 @@ use super::activity::{NewActivity, note};
 use super::conn::{Conn, first_locked, first_shared, fixed, on_backend};
 use super::endings::{end_one_session, end_weaker};
 use super::flows::write_progress;
-use super::grants::{Granting, NewGrant, store_grant};
+use super::grants::{Granting, NewGrant, give};
 use super::holding::hold_below;
 use super::links::end_links;
 use super::outbox::{NewOutboxItem, enqueue};
@@ -338,8 +338,9 @@ impl Store {
             write_progress(conn, &new.flow, &new.progress)?;
             // Before anything is appended to the log: the grant waits for whoever deletes its client.
             if let Some(grant) = &new.grant
+                && grant.grant.authentication.amr == session.authentication.amr
                 && is_registered(conn, &grant.grant.client_id)?
-                && store_grant(conn, grant)? == Granting::Done
+                && give(conn, grant)? == Granting::Done
             {
                 done = SignIn::Granted;
             }

@@ -306,12 +306,6 @@ fn one_who_takes_no_answers_is_let_go() {
     assert!(start.elapsed() > Duration::from_secs(5), "it had time to read: {ended}");
 }
 
-fn resident_kib(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").trim().parse().unwrap()
-}
-
 /// The time that the second-slowest of 200 introspections takes: their 99th percentile.
 fn p99(w: &World, token: &str) -> Duration {
     let mut times: Vec<_> = (0..200)
@@ -334,7 +328,7 @@ fn ten_thousand_idle_and_two_thousand_slow_connections_disturb_nobody() {
     let (idle, slow) = (room.saturating_sub(2000).min(10_000), 2000.min(room / 2));
     let w = World::new(&[]);
     let token = w.web.tokens(&w.browser(), "openid").access().to_owned();
-    let (quiet, before) = (p99(&w, &token), resident_kib(w.server.pid()));
+    let (quiet, before) = (p99(&w, &token), w.server.resident_kib());
 
     let mut kept: Vec<_> = (0..idle)
         .map(|_| {
@@ -343,7 +337,7 @@ fn ten_thousand_idle_and_two_thousand_slow_connections_disturb_nobody() {
             stream
         })
         .collect();
-    let (crowded, with_idle) = (p99(&w, &token), resident_kib(w.server.pid()));
+    let (crowded, with_idle) = (p99(&w, &token), w.server.resident_kib());
     let start = Instant::now();
     let mut loris: Vec<_> = (0..slow)
         .map(|_| {

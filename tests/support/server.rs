@@ -97,6 +97,17 @@ impl TestServer {
         self.child.lock().unwrap().as_ref().expect("it does not run").id()
     }
 
+    pub fn resident_kib(&self) -> u32 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").trim().parse().unwrap()
+    }
+
+    /// Files and connections that it has open.
+    pub fn descriptors(&self) -> u64 {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count() as u64
+    }
+
     pub fn signal(&self, name: &str) {
         let sent = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status().unwrap();
         assert!(sent.success());

@@ -2,7 +2,9 @@
 //! threads alone and never delays a token request (RFC 9106, NIST SP 800-63B-4 section 3.1.1.2).
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::available_parallelism;
+use std::time::{Duration, Instant};
 
 use argon2::{Algorithm, Argon2, Block, Params, PasswordHash, Version};
 use base64::Engine as _;
@@ -29,6 +31,11 @@ const OUR_HASH_LENGTH: usize = 43;
 const NICENESS: i32 = 10;
 /// A thread gives its memory back when nobody has signed in for so long.
 const IDLE: Duration = Duration::from_secs(10);
+/// For so long after somebody was turned away, and after a token was asked for, there are both too many sign-ins and somebody
+/// whom they would keep waiting.
+const MEMORY_OF_PRESSURE: Duration = Duration::from_secs(1);
+/// A thread that rests looks so often whether it still must.
+const REST: Duration = Duration::from_millis(50);
 
 /// What checking a password found.
 #[derive(Debug)]
@@ -50,21 +57,69 @@ enum Job {
 #[derive(Clone)]
 pub struct PasswordHasher {
     queue: Sender<Job>,
+    pressure: Arc<Pressure>,
+}
+
+/// What says that tokens come before sign-ins. A thread that hashes holds its core for some milliseconds whatever its priority: one that wakes
+/// there waits for the kernel's next tick (docs/decisions/0022-tokens-before-a-storm-of-sign-ins.md). So while more want
+/// to sign in than can, one core is left to everybody else.
+struct Pressure {
+    started: Instant,
+    /// When somebody was turned away last, and when a token was asked for or about; in milliseconds, 0 = never.
+    turned_away: AtomicU64,
+    tokens: AtomicU64,
+}
+
+impl Pressure {
+    fn new() -> Self {
+        Self { started: Instant::now(), turned_away: AtomicU64::new(0), tokens: AtomicU64::new(0) }
+    }
+
+    fn millis(&self, now: Instant) -> u64 {
+        // Never 0.
+        u64::try_from(now.duration_since(self.started).as_millis()).map_or(u64::MAX, |millis| millis.saturating_add(1))
+    }
+
+    fn note(&self, what: &AtomicU64, now: Instant) {
+        what.store(self.millis(now), Ordering::Relaxed);
+    }
+
+    fn is_on(&self, now: Instant) -> bool {
+        let recent = |what: &AtomicU64| {
+            let at = what.load(Ordering::Relaxed);
+            at > 0 && u128::from(self.millis(now).saturating_sub(at)) < MEMORY_OF_PRESSURE.as_millis()
+        };
+        recent(&self.turned_away) && recent(&self.tokens)
+    }
 }
 
 impl PasswordHasher {
     /// # Errors
     /// When the parameters are outside what Argon2 knows.
     pub fn start(config: &PasswordConfig) -> Result<Self, CryptoError> {
+        // As many as leave one core free, and one in any case, go on under pressure.
+        Self::start_with(config, available_parallelism().map_or(1, |cores| cores.get() - 1).max(1))
+    }
+
+    fn start_with(config: &PasswordConfig, steady: usize) -> Result<Self, CryptoError> {
         let params = Params::new(config.memory_kib, config.iterations, config.parallelism, Some(OUTPUT_LENGTH));
         let params = Arc::new(params.map_err(CryptoError::Password)?);
         let (queue, jobs) = crossbeam_channel::bounded(config.queue);
+        let pressure = Arc::new(Pressure::new());
         for number in 0..config.threads {
             let (jobs, params) = (jobs.clone(), Arc::clone(&params));
+            let pressure = (number >= steady).then(|| Arc::clone(&pressure));
             let thread = std::thread::Builder::new().name(format!("argon2-{number}"));
-            thread.spawn(move || work(&jobs, &params)).map_err(|_spawn| CryptoError::PasswordThread)?;
+            thread
+                .spawn(move || work(&jobs, &params, pressure.as_deref()))
+                .map_err(|_spawn| CryptoError::PasswordThread)?;
         }
-        Ok(Self { queue })
+        Ok(Self { queue, pressure })
+    }
+
+    /// A token is asked for, or about: that goes before sign-ins where there are too many of them.
+    pub fn token_is_asked_for(&self) {
+        self.pressure.note(&self.pressure.tokens, Instant::now());
     }
 
     /// Checks a password. Without a stored hash the same work is done for nothing, so that the time does not tell
@@ -111,19 +166,26 @@ impl PasswordHasher {
 
     fn enqueue(&self, job: Job) -> Result<(), CryptoError> {
         self.queue.try_send(job).map_err(|refused| match refused {
-            TrySendError::Full(_) => CryptoError::PasswordQueueFull,
+            TrySendError::Full(_) => {
+                self.pressure.note(&self.pressure.turned_away, Instant::now());
+                CryptoError::PasswordQueueFull
+            }
             TrySendError::Disconnected(_) => CryptoError::PasswordThread,
         })
     }
 }
 
-fn work(jobs: &Receiver<Job>, params: &Params) {
+/// `pressure`: of a thread that rests while it is on.
+fn work(jobs: &Receiver<Job>, params: &Params, pressure: Option<&Pressure>) {
     // Below the threads that answer requests: a storm of sign-ins takes what processor time they leave.
     if let Err(error) = rustix::process::nice(NICENESS) {
         tracing::debug!(%error, "the priority of password checks stays as it is");
     }
     let mut memory = Vec::new();
     loop {
+        while pressure.is_some_and(|pressure| pressure.is_on(Instant::now())) {
+            std::thread::park_timeout(REST);
+        }
         let job = match jobs.recv_timeout(IDLE) {
             Ok(job) => job,
             Err(RecvTimeoutError::Disconnected) => return,
@@ -231,6 +293,54 @@ mod tests {
         assert!(matches!(check(2, &right), Verdict::Right { rehashed: Some(_) }));
         assert!(matches!(check(1, &wrong), Verdict::Wrong));
         assert!(matches!(verify(&params(1), &mut memory, &right, None).unwrap(), Verdict::Wrong));
+    }
+
+    #[test]
+    fn tokens_go_first_while_somebody_is_turned_away_and_a_token_is_asked_for() {
+        let pressure = Pressure::new();
+        let at = |millis| pressure.started + Duration::from_millis(millis);
+        assert!(!pressure.is_on(at(0)));
+        pressure.note(&pressure.turned_away, at(0));
+        assert!(!pressure.is_on(at(1)), "nobody asks for a token");
+        pressure.note(&pressure.tokens, at(900));
+        assert!(pressure.is_on(at(999)));
+        assert!(!pressure.is_on(at(1_000)), "everybody who came was served for a second");
+        pressure.note(&pressure.turned_away, at(1_800));
+        assert!(pressure.is_on(at(1_899)));
+        assert!(!pressure.is_on(at(1_900)), "nobody has asked for a token for a second");
+    }
+
+    #[tokio::test]
+    async fn a_thread_rests_under_pressure_and_goes_on_afterwards() {
+        let config = PasswordConfig {
+            memory_kib: 64,
+            iterations: 1,
+            parallelism: 1,
+            threads: 2,
+            queue: 1,
+            min_length: 8,
+            breach_url: None,
+        };
+        let hasher = PasswordHasher::start_with(&config, 0).unwrap();
+        let hash = || hasher.hash("a long password".into());
+        let under_pressure = || {
+            hasher.token_is_asked_for();
+            hasher.pressure.note(&hasher.pressure.turned_away, Instant::now());
+        };
+        under_pressure();
+        // Whoever was waiting for work takes one piece of it before it looks.
+        for _ in 0..config.threads {
+            drop(tokio::time::timeout(Duration::from_millis(200), hash()).await);
+        }
+        under_pressure();
+        let began = Instant::now();
+        loop {
+            match hash().await {
+                Err(CryptoError::PasswordQueueFull) => tokio::time::sleep(Duration::from_millis(10)).await,
+                answer => break drop(answer.unwrap()),
+            }
+        }
+        assert!(began.elapsed() >= MEMORY_OF_PRESSURE, "after {:?}", began.elapsed());
     }
 
     #[test]

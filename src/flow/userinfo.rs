@@ -27,6 +27,7 @@ pub enum UserInfo {
 pub async fn userinfo(ctx: &Context, token: &str, now: UnixTime) -> Result<(Arc<Client>, UserInfo), OAuthError> {
     let invalid = || OAuthError::invalid_token("The access token is not valid, has expired or was revoked.");
     let claims = verify(ctx, token, now).ok_or_else(invalid)?;
+    ctx.hasher.token_is_asked_for();
     if claims.aud != ctx.config.access_token.audience {
         return Err(OAuthError::invalid_token("The access token is for another resource, not for UserInfo."));
     }

@@ -20,6 +20,7 @@ async fn answer(request: &HttpRequest, ctx: &Context, params: &Params) -> Result
     let now = ctx.now();
     let credentials = ClientCredentials::parse(authorization(request)?, params)?;
     let client = client::authenticate(ctx, credentials, now).await?;
+    ctx.hasher.token_is_asked_for();
     if client.metadata.is_public() {
         return Err(OAuthError::invalid_client(
             "Introspection is for clients that authenticate (RFC 7662 section 2.1).",

@@ -30,6 +30,7 @@ async fn answer(request: &HttpRequest, ctx: &Context, params: &Params) -> Result
     let now = ctx.now();
     // Who asks comes before what is asked: a stranger learns nothing of what would be wrong with the rest.
     let client = client::authenticate(ctx, credentials, now).await?;
+    ctx.hasher.token_is_asked_for();
     let issued = exchange(ctx, &client, TokenRequest::parse(params)?, &address(request, ctx), now).await?;
     let scope = issued.scope().to_owned();
     Ok(private_json(

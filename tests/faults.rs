@@ -41,6 +41,11 @@ fn reads_go_on(w: &World, access: &str) {
     w.machine.post("/token", &[("grant_type", "client_credentials")]).ok();
 }
 
+/// Whether nothing else runs on this machine, so that the figures themselves are demanded. Otherwise much wider bounds are.
+fn is_alone() -> bool {
+    std::env::var_os("TEST_ALONE").is_some()
+}
+
 // ---- The clock ----
 
 #[test]
@@ -63,9 +68,20 @@ fn a_clock_set_back_brings_nothing_to_life_and_time_goes_on() {
     let tokens = w.web.tokens(&w.browser(), "openid offline_access");
     let dead = wait_for("the token's end", || (!w.web.is_active(tokens.access())).then(|| tokens.access().to_owned()));
 
-    // A second of a leap or of NTP: nobody is signed out, nothing lives again, time stands still meanwhile.
+    // A leap second, of which a clock tells one twice: what was given in it and what was spent in it stay so.
     let browser = w.browser();
-    browser.through_as(w.web.request().url(), "ada").code();
+    let mut codes = [w.web.code(&browser, "openid"), w.web.code(&browser, "openid")].into_iter();
+    let [spent, kept] = [(); 2].map(|()| codes.next().unwrap());
+    w.web.redeem(&spent).ok();
+    let ended = w.web.tokens(&browser, "openid offline_access");
+    w.web.revoke(ended.refresh());
+    clock.set("-1s");
+    assert!(!w.web.is_active(&dead) && !w.web.is_active(ended.refresh()) && !w.web.is_active(ended.access()));
+    w.web.redeem(&spent).refused(400, "invalid_grant");
+    assert!(w.web.is_active(&w.web.redeem(&kept).text("access_token")));
+    browser.open(w.web.request().url()).code();
+
+    // Seconds of NTP: nobody is signed out, nothing lives again, time stands still meanwhile.
     clock.set("-20s");
     assert!(!w.web.is_active(&dead), "20 seconds back");
     browser.open(w.web.request().url()).code();
@@ -147,6 +163,13 @@ fn fill(folder: &Path) -> PathBuf {
     path
 }
 
+fn is_whole(data: &Path) {
+    let mut database = SqliteConnection::establish(data.join("countersign.db").to_str().unwrap()).unwrap();
+    let verdict: String =
+        diesel::dsl::sql::<diesel::sql_types::Text>("PRAGMA integrity_check").get_result(&mut database).unwrap();
+    assert_eq!(verdict, "ok");
+}
+
 #[test]
 fn a_full_disk_refuses_writes_and_keeps_what_was_written() {
     let w = World::new(&[ON_FILE, ("COUNTERSIGN_REFRESH_TOKEN__REUSE_LEEWAY", "0s")]);
@@ -193,10 +216,48 @@ fn a_full_disk_refuses_writes_and_keeps_what_was_written() {
     let next = Tokens(w.web.refresh(&token).ok());
     assert!(w.web.is_active(next.refresh()) && !w.web.is_active(&token));
     assert_eq!(w.web.redeem(&code).status, if code_was_taken { 400 } else { 200 });
-    let mut database = SqliteConnection::establish(inside.join("countersign.db").to_str().unwrap()).unwrap();
-    let verdict: String =
-        diesel::dsl::sql::<diesel::sql_types::Text>("PRAGMA integrity_check").get_result(&mut database).unwrap();
-    assert_eq!(verdict, "ok");
+    is_whole(&inside);
+    assert!(!w.server.log().contains("ERROR"), "503 is a warning; nothing broke");
+}
+
+#[test]
+fn a_file_that_may_grow_no_further_refuses_writes_and_keeps_what_was_written() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let w = World::new(&[ON_FILE, ("COUNTERSIGN_REFRESH_TOKEN__REUSE_LEEWAY", "0s")]);
+    w.server.stop();
+    // A limit on the length of files stands in for a quota: the server's file system has room, and a write fails all the same,
+    // by another error than that of a full disk (EFBIG; of a quota EDQUOT). Its signal is a shell's to turn off.
+    let mut command = Command::new("sh");
+    let serve = w.server.command(&[]);
+    command.args(["-c", "trap '' XFSZ && exec \"$0\" serve"]).arg(serve.get_program());
+    command.current_dir(w.server.home()).env_clear();
+    command.envs(serve.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    w.server.start_as(command);
+    let tokens = w.web.tokens(&w.browser(), "openid offline_access");
+    let log = w.server.data_dir().join("countersign.db-wal");
+    let pid = Pid::from_raw(w.server.pid().try_into().unwrap());
+    let may_grow_to = |length| {
+        prlimit(pid, Resource::Fsize, Rlimit { current: length, maximum: None }).unwrap();
+    };
+    // In the middle of the next page.
+    may_grow_to(Some(fs::metadata(&log).unwrap().len() + 2000));
+    for _ in 0..50 {
+        not_now(&w.web.refresh(tokens.refresh()));
+        not_now(&get(w.third.request().url()));
+    }
+    assert_eq!(w.get("/health/ready").status, 503);
+    assert!(w.web.is_active(tokens.refresh()));
+    reads_go_on(&w, tokens.access());
+
+    may_grow_to(None);
+    assert_eq!(w.get("/health/ready").status, 200);
+    assert_eq!(get(w.third.request().url()).status, 303);
+    let next = Tokens(w.web.refresh(tokens.refresh()).ok());
+    assert!(w.web.is_active(next.refresh()) && !w.web.is_active(tokens.refresh()));
+    w.server.kill();
+    w.server.start();
+    assert!(w.web.is_active(next.refresh()) && !w.web.is_active(tokens.refresh()));
+    is_whole(&w.server.data_dir());
     assert!(!w.server.log().contains("ERROR"), "503 is a warning; nothing broke");
 }
 
@@ -306,9 +367,10 @@ fn one_who_takes_no_answers_is_let_go() {
     assert!(start.elapsed() > Duration::from_secs(5), "it had time to read: {ended}");
 }
 
-/// The time that the second-slowest of 200 introspections takes: their 99th percentile.
+/// The 99th percentile of what introspections take.
 fn p99(w: &World, token: &str) -> Duration {
-    let mut times: Vec<_> = (0..200)
+    let count = if is_alone() { 2000 } else { 200 };
+    let mut times: Vec<_> = (0..count)
         .map(|_| {
             let start = Instant::now();
             assert!(w.web.is_active(token));
@@ -316,7 +378,7 @@ fn p99(w: &World, token: &str) -> Duration {
         })
         .collect();
     times.sort();
-    times[197]
+    times[count * 99 / 100 - 1]
 }
 
 #[test]
@@ -356,8 +418,7 @@ fn ten_thousand_idle_and_two_thousand_slow_connections_disturb_nobody() {
         "p99 {quiet:?} alone, {crowded:?} beside {idle} idle, {besieged:?} beside {slow} slow; let go within {released:?}; \
          resident {before} KiB, {with_idle} KiB with the idle ones"
     );
-    // On a machine that runs other tests meanwhile; docs/reliability.md has the figures of a quiet one.
-    let bound = 2 * quiet + Duration::from_millis(50);
+    let bound = 2 * quiet + Duration::from_millis(if is_alone() { 0 } else { 50 });
     assert!(crowded < bound && besieged < bound, "{quiet:?} {crowded:?} {besieged:?}");
     assert!(with_idle < before + 100 * 1024, "{before} {with_idle}: more than 100 MiB");
     drop(kept);
@@ -401,7 +462,7 @@ fn many_more_token_requests_than_there_is_room_for_get_no_less_done() {
     let browser = w.browser();
     let mut tokens: Vec<_> =
         (0..96).map(|_| w.web.tokens(&browser, "openid offline_access").refresh().to_owned()).collect();
-    let span = Duration::from_secs(2);
+    let span = Duration::from_secs(if is_alone() { 8 } else { 2 });
     let (peak, _) = refreshes(&w, &mut tokens[..32], span);
     let (storm, refused) = std::thread::scope(|scope| {
         let storm = scope.spawn(|| refreshes(&w, &mut tokens, 2 * span));
@@ -422,7 +483,6 @@ fn many_more_token_requests_than_there_is_room_for_get_no_less_done() {
     println!(
         "{peak:.0} refreshes a second by 32 at once, {storm:.0} by 96 ({refused} told to come again); then {slowest:?} at worst"
     );
-    // 0.9 on a machine that does nothing else.
-    assert!(storm > 0.6 * peak, "{peak} {storm}");
+    assert!(storm > if is_alone() { 0.9 } else { 0.6 } * peak, "{peak} {storm}");
     assert!(slowest < Duration::from_secs(2), "{slowest:?}");
 }

@@ -2,7 +2,8 @@
 //! was accepted twice, or revoked and alive again. For each grant all orders that time allows are searched, as Knossos does
 //! (reliability figure 3, short form). On PostgreSQL each of them goes to one of two nodes as chance has it.
 //!
-//! `TEST_SEED` repeats a run as far as chance goes (not the races), `TEST_GRANTS` lengthens it; scripts/campaign does.
+//! `TEST_SEED` repeats a run as far as chance goes (not the races), `TEST_GRANTS` lengthens it, `TEST_FIGHTS` has so many grants
+//! be fought over at once; scripts/campaign does.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 #![allow(clippy::print_stdout, reason = "a campaign prints its seed and its counts")]
 
@@ -171,8 +172,9 @@ fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |value| value.parse().unwrap())
 }
 
-/// Fights over `grants` grants, four at a time, and explains each.
+/// Fights over `grants` grants, some at a time, and explains each.
 fn campaign(leeway: &str, grants: u64, seed: u64) {
+    let fights = setting("TEST_FIGHTS", 4);
     let mut env = vec![("COUNTERSIGN_REFRESH_TOKEN__REUSE_LEEWAY", leeway)];
     let database = on_postgres().then(|| shared().database());
     if let Some(url) = &database {
@@ -189,7 +191,7 @@ fn campaign(leeway: &str, grants: u64, seed: u64) {
     });
     let (next, operations, slowest) = (AtomicU64::new(0), AtomicUsize::new(0), Mutex::new(Duration::ZERO));
     std::thread::scope(|scope| {
-        for _ in 0..4 {
+        for _ in 0..fights {
             scope.spawn(|| {
                 let browser: Browser = w.browser();
                 browser.sign_in_as(&browser.open(w.web.request().url()), "ada", PASSWORD).code();
@@ -219,7 +221,7 @@ fn campaign(leeway: &str, grants: u64, seed: u64) {
         }
     });
     println!(
-        "{grants} grants, {CLIENTS} clients each, {} nodes, leeway {leeway}: {} operations, 0 unexplained; slowest {:?}",
+        "{grants} grants, {fights} at once, {CLIENTS} clients each, {} nodes, leeway {leeway}: {} operations, 0 unexplained; slowest {:?}",
         apps.len(),
         operations.into_inner(),
         slowest.into_inner().unwrap()

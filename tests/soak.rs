@@ -124,13 +124,14 @@ impl Traffic<'_> {
             let tokens = self.timed("exchange", || app.redeem(&code)).ok();
             self.chains.push_back((browser, Tokens(tokens)));
         }
-        let (browser, tokens) = self.chains.pop_front().unwrap();
+        let at = usize::try_from(self.turn).unwrap() % self.chains.len();
+        let tokens = self.chains[at].1.clone();
         let tokens = Tokens(self.timed("refresh", || app.refresh(tokens.refresh())).ok());
         assert_eq!(self.timed("introspection", || app.introspect(tokens.access()))["active"], true);
         self.timed("UserInfo", || app.userinfo(tokens.access())).ok();
-        if self.chains.len() < CHAINS {
-            self.chains.push_back((browser, tokens));
-        } else {
+        self.chains[at].1 = tokens;
+        if self.chains.len() > CHAINS {
+            let (browser, tokens) = self.chains.pop_front().unwrap();
             // One of three is forgotten, and runs out.
             match self.turn / 4 % 3 {
                 0 => self.timed("revocation", || app.revoke(tokens.refresh())),

@@ -285,7 +285,9 @@ fn read(
 
 fn insert(conn: &mut Conn, table: &Table, rows: Vec<Vec<Value>>) -> Result<(), StoreError> {
     let width = table.columns.len();
-    let row = |number: usize| format!("({})", list((1..=width).map(|place| format!("${}", number * width + place))));
+    // SQLite takes `$1` for a name and looks for it among all the names before it.
+    let place = |number: usize| if matches!(conn, Conn::Pg(_)) { format!("${number}") } else { "?".to_owned() };
+    let row = |number: usize| format!("({})", list((1..=width).map(|column| place(number * width + column))));
     // A number that PostgreSQL would make itself is kept.
     let kept = if matches!(conn, Conn::Pg(_)) { "OVERRIDING SYSTEM VALUE" } else { "" };
     let text = format!(

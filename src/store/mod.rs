@@ -313,7 +313,7 @@ impl Store {
     /// # Errors
     /// When it cannot.
     pub async fn check_writable(&self) -> Result<(), StoreError> {
-        self.write_one(registry::touch).await
+        self.write_one(registry::write_something).await
     }
 
     /// Whether every migration that this version knows has been made. What a newer version added beside them is its own.

@@ -77,6 +77,46 @@ fn client_list_show_and_delete() {
 }
 
 #[test]
+fn client_update_changes_what_is_registered_and_keeps_the_secret() {
+    let w = world();
+    let app = w.server.client(&json!({
+        "client_name": word(), "grant_types": ["client_credentials"], "redirect_uris": [], "scope": "jobs",
+    }));
+    let mut shown: Value = serde_json::from_str(&w.server.cli_ok(&["client", "show", &app.id], "")).unwrap();
+    shown["client_name"] = "After".into();
+    shown["scope"] = "jobs reports".into();
+    let updated = w.server.cli_ok(&["client", "update", &app.id, "-"], &shown.to_string());
+    let updated: Value = serde_json::from_str(&updated).unwrap();
+    assert_eq!(updated, shown);
+    let again: Value = serde_json::from_str(&w.server.cli_ok(&["client", "show", &app.id], "")).unwrap();
+    assert_eq!(again, shown);
+    // The secret is the same, and the server sees the rest.
+    wait_for("the new scope", || {
+        let answer = app.post("/token", &[("grant_type", "client_credentials"), ("scope", "reports")]);
+        (answer.status == 200).then_some(())
+    });
+
+    // All of it is replaced.
+    let callback = json!({"redirect_uris": ["https://after.example/callback"]});
+    let updated = w.server.cli_ok(&["client", "update", &app.id, "-"], &callback.to_string());
+    assert!(!updated.contains("After") && updated.contains("authorization_code"), "{updated}");
+    wait_for("the old grant type to go", || {
+        let answer = app.post("/token", &[("grant_type", "client_credentials")]);
+        (answer.status == 400 && answer.json()["error"] == "unauthorized_client").then_some(())
+    });
+
+    for (metadata, named) in [
+        (json!({"redirect_uris": ["https://x.example/"], "client_id": "another"}), "client_id"),
+        (json!({"redirect_uris": ["https://x.example/"], "token_endpoint_auth_method": "none"}), "has a secret"),
+        (json!({"redirect_uris": ["http://x.example/"]}), "http://x.example/"),
+    ] {
+        let complaint = fails(&w.server, &["client", "update", &app.id, "-"], &metadata.to_string());
+        assert!(complaint.contains(named), "{complaint}");
+    }
+    assert!(fails(&w.server, &["client", "update", "nobody", "-"], "{}").contains("nobody"));
+}
+
+#[test]
 fn client_create_says_what_is_wrong() {
     let w = world();
     for (metadata, named) in [

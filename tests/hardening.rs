@@ -432,6 +432,20 @@ fn s92_unknown_kids_cause_no_storm_of_fetches() {
 }
 
 #[test]
+fn s92_keys_of_an_address_that_the_client_had_before_count_no_longer() {
+    let (old, new) = (ClientKey::named("key"), ClientKey::named("key"));
+    let [old_host, new_host] =
+        [&old, &new].map(|key| Host::saying("200 OK", "content-type: application/json\r\n", &key.jwks().to_string()));
+    let (server, apps) = fetching(&[old_host.uri()]);
+    let app = &apps[0];
+    assert_with(app, &old.sign("JWT", &claims_of(app))).ok();
+    let moved = signing_client("jwks_uri", new_host.uri().as_str());
+    server.cli_ok(&["client", "update", &app.id, "-"], &moved.to_string());
+    wait_for("the new address", || (assert_with(app, &old.sign("JWT", &claims_of(app))).status == 401).then_some(()));
+    assert_with(app, &new.sign("JWT", &claims_of(app))).ok();
+}
+
+#[test]
 fn s92_who_asks_while_the_keys_are_fetched_shares_the_fetch() {
     const CROWD: usize = 8;
     let key = ClientKey::generate();

@@ -418,6 +418,7 @@ const SPARES: &[&str] = &[
     "take_assertion_id",
     "take_lease",
     "touch_session",
+    "update_client",
     "wait_at_most",
 ];
 

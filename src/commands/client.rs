@@ -48,6 +48,24 @@ pub enum ClientCommand {
         #[arg(value_name = "FILE|-")]
         file: PathBuf,
     },
+    /// Change what is registered of a client
+    ///
+    /// Reads client metadata as `client create` does, all of it: what is left out goes back to its default (RFC 7592 section
+    /// 2.2). What `client show` prints is a good beginning. Identifier and secret stay; so does what the client was given,
+    /// as far as the new metadata allow it. A client with a secret stays one with a secret, and one without stays without.
+    #[command(after_long_help = manual!(
+        prints "the client's registration as JSON, without a secret",
+        example "countersign client show client_0f4c… > shop.json; $EDITOR shop.json\n  \
+                 \x20     countersign client update client_0f4c… shop.json"
+    ))]
+    Update {
+        /// The client's identifier
+        #[arg(value_name = "ID")]
+        id: String,
+        /// The file with the JSON object; - for standard input
+        #[arg(value_name = "FILE|-")]
+        file: PathBuf,
+    },
     /// List all clients
     ///
     /// One line for each, the oldest first.
@@ -118,6 +136,7 @@ impl ClientCommand {
     pub async fn run(self, ctx: Context) -> anyhow::Result<()> {
         match self {
             Self::Create { file } => create(&ctx, read_object(&file)?).await,
+            Self::Update { id, file } => update(&ctx, &id, read_object(&file)?).await,
             Self::List { json } => list(&ctx, json).await,
             Self::Show { id } => print_json(&registration(&find(&ctx, &id).await?, None)?),
             Self::Delete { id } => {
@@ -141,10 +160,11 @@ async fn find(ctx: &Context, id: &str) -> anyhow::Result<Client> {
     clients.into_iter().find(|client| client.id.as_str() == id).ok_or_else(|| unknown(id))
 }
 
-async fn create(ctx: &Context, members: Map<String, Value>) -> anyhow::Result<()> {
+/// What is asked to be registered, with warnings of what it will not do.
+async fn read_metadata(ctx: &Context, members: &Map<String, Value>) -> anyhow::Result<ClientMetadata> {
     // First, for an unknown member may be why a known one is missing.
-    warn_of_unknown(&members);
-    let metadata = ClientMetadata::parse(&members).map_err(|error| match wrong_uri(&members) {
+    warn_of_unknown(members);
+    let metadata = ClientMetadata::parse(members).map_err(|error| match wrong_uri(members) {
         Some((uri, error)) => anyhow!("{uri:?}: {}", error.description),
         None => anyhow!(error.description),
     })?;
@@ -157,6 +177,11 @@ async fn create(ctx: &Context, members: Map<String, Value>) -> anyhow::Result<()
     if metadata.require_mfa && ctx.config.mfa.required == MfaRequired::Never {
         warn("`require_mfa` lets nobody in while mfa.required is \"never\": there is no second factor to show");
     }
+    Ok(metadata)
+}
+
+async fn create(ctx: &Context, members: Map<String, Value>) -> anyhow::Result<()> {
+    let metadata = read_metadata(ctx, &members).await?;
     let secret = metadata.token_endpoint_auth_method.has_secret().then(ClientSecret::mint).transpose()?;
     let digest = secret.as_ref().map(ClientSecret::digest);
     let client = Client::new(ClientId::random(), metadata, digest, ctx.now());
@@ -170,6 +195,29 @@ async fn create(ctx: &Context, members: Map<String, Value>) -> anyhow::Result<()
     deliver(&pretty(&response)).with_context(|| {
         format!("client {id} is registered, but its answer was not delivered; delete it or rotate its secret")
     })
+}
+
+async fn update(ctx: &Context, id: &str, mut members: Map<String, Value>) -> anyhow::Result<()> {
+    let mut client = find(ctx, id).await?;
+    // RFC 7592 section 2.2: the identifier is the client's own, and what was decided here is not for changing.
+    if members.remove("client_id").is_some_and(|given| given != id) {
+        bail!("`client_id` in it is another one than {id}");
+    }
+    members.remove("client_id_issued_at");
+    let metadata = read_metadata(ctx, &members).await?;
+    let (before, after) = (client.metadata.token_endpoint_auth_method, metadata.token_endpoint_auth_method);
+    if before.has_secret() != after.has_secret() {
+        bail!(
+            "`token_endpoint_auth_method` cannot go from {} to {}: one has a secret, the other has none; create another client",
+            before.as_str(),
+            after.as_str()
+        );
+    }
+    if !ctx.store.update_client(client.id.clone(), metadata.clone()).await? {
+        return Err(unknown(id));
+    }
+    client.metadata = metadata;
+    print_json(&registration(&client, None)?)
 }
 
 async fn warn_of_what_is_missing(ctx: &Context, metadata: &ClientMetadata) -> anyhow::Result<()> {

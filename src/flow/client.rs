@@ -140,6 +140,7 @@ pub struct RemoteKeys {
 /// What one client's address last gave. Held while it is asked, so that whoever comes meanwhile shares the answer.
 #[derive(Default)]
 struct Slot {
+    uri: String,
     ask_again_at: Option<UnixTime>,
     stale_at: Option<UnixTime>,
     keys: Option<Arc<Value>>,
@@ -164,6 +165,10 @@ async fn registered_keys(
     let uri = client.metadata.jwks_uri.as_deref().and_then(|uri| Url::parse(uri).ok()).ok_or_else(refused)?;
     let slot = ctx.remote_keys.slot(&client.id);
     let mut slot = slot.lock().await;
+    if slot.uri != uri.as_str() {
+        // The client has another address since: what the old one gave counts no longer.
+        *slot = Slot { uri: uri.to_string(), ..Slot::default() };
+    }
     let fresh = slot.stale_at.is_some_and(|at| at > now);
     if let Some(keys) = slot.keys.as_ref().filter(|keys| fresh && has_key(keys, key_id)) {
         return Ok(Arc::clone(keys));
@@ -172,6 +177,7 @@ async fn registered_keys(
         match ctx.outbound.get_json(&uri).await {
             Ok(keys) => {
                 *slot = Slot {
+                    uri: uri.to_string(),
                     ask_again_at: Some(now.plus(FETCH_AT_MOST_EVERY)),
                     stale_at: Some(now.plus(FETCH_AT_LEAST_EVERY)),
                     keys: Some(Arc::new(keys)),

@@ -11,6 +11,7 @@ use crate::domain::ids::ClientId;
 use crate::domain::key::SigningKey;
 use crate::domain::resource::Resource;
 use crate::protocol::jose::SigningAlgorithm;
+use crate::protocol::metadata::ClientMetadata;
 use crate::protocol::scope::Scope;
 
 use super::conn::{Conn, on_backend};
@@ -209,6 +210,24 @@ impl Store {
             on_backend!(conn, |c| diesel::insert_into(clients::table).values(row).execute(c))
                 .map_err(StoreError::operation("storing a client"))?;
             changed(conn)
+        })
+        .await
+    }
+
+    /// Replaces what is registered of a client, not its secrets. False when there is no such client.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn update_client(&self, id: ClientId, metadata: ClientMetadata) -> Result<bool, StoreError> {
+        self.write(move |conn| {
+            changed(conn)?;
+            let text = serde_json::to_string(&metadata).map_err(|error| StoreError::corrupt("client", error))?;
+            let update = diesel::update(clients::table.find(id.as_str())).set((
+                clients::metadata.eq(text),
+                clients::logout_destination.eq(metadata.backchannel_logout_uri.as_deref()),
+            ));
+            let rows = on_backend!(conn, |c| update.execute(c)).map_err(StoreError::operation("changing a client"))?;
+            Ok(rows == 1)
         })
         .await
     }

@@ -225,6 +225,8 @@ async fn run(config: Config) -> Result<(), AppError> {
     .workers(ctx.config.server.workers)
     .client_request_timeout(HEADER_TIMEOUT)
     .keep_alive(KEEP_ALIVE)
+    // Whoever hangs up has given up, and may be asking another server by now.
+    .h1_allow_half_closed(false)
     .max_connections(MAX_CONNECTIONS)
     .on_connect(move |_, data| drop(data.insert(counted.metrics.connection())))
     .shutdown_timeout(DRAIN_SECONDS)

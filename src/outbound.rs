@@ -13,6 +13,8 @@ use url::{Host, Url};
 use crate::config::{HostPort, OutboundConfig};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// Of what a request waits for: a proxy in front of us gives up soon after.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(3);
 const MAX_BODY: usize = 64 * 1024;
 /// A range of a breach corpus has a thousand lines and more.
 const MAX_TEXT: usize = 256 * 1024;
@@ -101,7 +103,8 @@ impl Outbound {
     /// When the address is not allowed, or the answer is late, large, not 200 or not JSON.
     pub async fn get_json(&self, address: &Url) -> Result<serde_json::Value, OutboundError> {
         self.fence.check(address)?;
-        let request = self.client().await?.get(address.clone()).header("accept", "application/json");
+        let request =
+            self.client().await?.get(address.clone()).timeout(FETCH_TIMEOUT).header("accept", "application/json");
         let response = request.send().await.map_err(OutboundError::Request)?;
         if response.status() != reqwest::StatusCode::OK {
             return Err(OutboundError::Status(response.status().as_u16()));
@@ -115,7 +118,7 @@ impl Outbound {
     /// As [`Outbound::get_json`].
     pub async fn get_text(&self, address: &Url, header: (&str, &str)) -> Result<String, OutboundError> {
         self.fence.check(address)?;
-        let request = self.client().await?.get(address.clone()).header(header.0, header.1);
+        let request = self.client().await?.get(address.clone()).timeout(FETCH_TIMEOUT).header(header.0, header.1);
         // Without the address, which says something of what was asked for.
         let response = request.send().await.map_err(|error| OutboundError::Request(error.without_url()))?;
         if response.status() != reqwest::StatusCode::OK {

@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,8 @@ use support::app::Tokens;
 use support::clock::FalseClock;
 use support::gate::Gate;
 use support::http::try_send;
+use support::journal::setting;
+use support::pair::Pair;
 use support::phone::enrol;
 use support::postgres::shared;
 use support::{Answer, App, Browser, HTTP, PASSWORD, TestServer, get, wait_for};
@@ -43,25 +46,7 @@ impl Nodes {
     fn apart(url_of_a: &str, url_of_b: &str, env: &[(&str, &str)], env_of_b: &[(&str, &str)]) -> Self {
         let balancer = Gate::to(&[]);
         let issuer = format!("http://{}", balancer.address);
-        let node = |url, more: &[(&str, &str)]| {
-            let mut env: Vec<(&str, &str)> = env.to_vec();
-            env.extend(more);
-            env.push(("COUNTERSIGN_DATABASE_URL", url));
-            env.push(("COUNTERSIGN_DATABASE__CONNECTIONS", "8"));
-            env.push(("COUNTERSIGN_KEY_ENCRYPTION_KEY", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="));
-            TestServer::node(&issuer, &env)
-        };
-        let (a, b) = (node(url_of_a, &[]), node(url_of_b, env_of_b));
-        a.user("ada");
-        let web = a.client(&json!({
-            "client_name": "Web", "redirect_uris": ["https://web.example/callback"], "skip_consent": true,
-            "grant_types": ["authorization_code", "refresh_token"], "scope": "openid offline_access",
-        }));
-        // At once, as a supervisor starts them.
-        std::thread::scope(|scope| {
-            scope.spawn(|| a.start());
-            scope.spawn(|| b.start());
-        });
+        let Pair { a, b, web } = Pair::start(&issuer, [url_of_a, url_of_b], env, env_of_b);
         balancer.set_targets(&[a.port(), b.port()]);
         Self { balancer, a, b, web }
     }
@@ -295,6 +280,70 @@ fn one_server_after_another_starts_anew_under_load_and_no_request_fails() {
     drop(HTTP.get(nodes.a.url("/health/ready")).send().unwrap());
 }
 
+/// Whoever waits for a server that stands still gives up and asks the other one. What the first one finds when it goes on is
+/// then no reuse of a spent token.
+#[test]
+fn s24_a_server_that_stood_still_does_nothing_for_those_who_gave_up() {
+    let nodes = Nodes::new(&[]);
+    let mut tokens = nodes.web.tokens(&Browser::hopping(&nodes.a), "openid offline_access");
+    let (at_a, at_b) = (nodes.web.at(&nodes.a), nodes.web.at(&nodes.b));
+    nodes.a.signal("STOP");
+    for _ in 0..3 {
+        let fields = [("grant_type", "refresh_token"), ("refresh_token", tokens.refresh())];
+        let request = at_a.authenticated(support::post(at_a.url("/token"), &fields));
+        assert!(try_send(request.timeout(SECOND)).unwrap_err().is_timeout());
+        tokens = Tokens(at_b.refresh(tokens.refresh()).ok());
+    }
+    nodes.a.signal("CONT");
+    let until = Instant::now() + SECOND;
+    while Instant::now() < until {
+        assert!(at_b.is_active(tokens.refresh()), "{}", nodes.a.log());
+    }
+    at_a.refresh(tokens.refresh()).ok();
+}
+
+/// Reliability figure 10.
+#[test]
+fn what_one_server_revoked_the_other_refuses_at_once() {
+    let nodes = Nodes::new(&[]);
+    let rounds = usize::try_from(setting("TEST_REVOCATIONS", 100)).unwrap();
+    let waits = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for client in 0..4 {
+            let (nodes, waits) = (&nodes, &waits);
+            scope.spawn(move || {
+                let browser = Browser::hopping(&nodes.a);
+                for round in (client..rounds).step_by(4) {
+                    let tokens = nodes.web.tokens(&browser, "openid offline_access");
+                    let servers = if round / 4 % 2 == 0 { (&nodes.a, &nodes.b) } else { (&nodes.b, &nodes.a) };
+                    let (here, there) = (nodes.web.at(servers.0), nodes.web.at(servers.1));
+                    assert!(there.is_active(tokens.access()));
+                    // The grant with all that hangs on it, or one access token.
+                    let grant = round / 8 % 2 == 0;
+                    here.revoke(if grant { tokens.refresh() } else { tokens.access() });
+                    let start = Instant::now();
+                    wait_for("introspection to refuse", || (!there.is_active(tokens.access())).then_some(()));
+                    let introspected = start.elapsed();
+                    wait_for("UserInfo to refuse", || (there.userinfo(tokens.access()).status == 401).then_some(()));
+                    if grant {
+                        there.refresh(tokens.refresh()).refused(400, "invalid_grant");
+                    }
+                    waits.lock().unwrap().push((introspected, start.elapsed()));
+                }
+            });
+        }
+    });
+    let waits = waits.into_inner().unwrap();
+    let worst = |of: &dyn Fn(&(Duration, Duration)) -> Duration| {
+        let mut spans: Vec<_> = waits.iter().map(of).collect();
+        spans.sort();
+        (spans[spans.len() * 99 / 100], *spans.last().unwrap())
+    };
+    let (one, all) = (worst(&|wait| wait.0), worst(&|wait| wait.1));
+    println!("{rounds} revocations: refused by introspection after {one:?}, by all after {all:?} (p99, worst)");
+    assert!(all.1 < SECOND, "{all:?}");
+}
+
 /// How a server is lost.
 #[derive(Clone, Copy, Debug)]
 enum Loss {
@@ -401,7 +450,7 @@ fn a_server_that_is_killed_under_load_costs_what_was_in_flight_and_no_more() {
     let browser = Browser::hopping(&nodes.a);
     let chains: Vec<_> = (0..4).map(|_| nodes.web.tokens(&browser, "openid offline_access")).collect();
     let (stop, done) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let rounds = std::env::var("TEST_LOSSES").map_or(3, |value| value.parse().unwrap());
+    let rounds = usize::try_from(setting("TEST_LOSSES", 3)).unwrap();
     let mut kills = Vec::new();
     std::thread::scope(|scope| {
         let clients: Vec<_> = chains

@@ -174,6 +174,8 @@ async fn registered_keys(
         return Ok(Arc::clone(keys));
     }
     if slot.ask_again_at.is_none_or(|at| at <= now) {
+        // Said before, so that it holds also where whoever asked hangs up.
+        slot.ask_again_at = Some(now.plus(RETRY_AFTER));
         match ctx.outbound.get_json(&uri).await {
             Ok(keys) => {
                 *slot = Slot {
@@ -184,7 +186,6 @@ async fn registered_keys(
                 };
             }
             Err(error) => {
-                slot.ask_again_at = Some(now.plus(RETRY_AFTER));
                 tracing::warn!(client.id = %client.id, error = &error as &dyn std::error::Error, "fetching a client's keys failed");
             }
         }

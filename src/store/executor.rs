@@ -4,7 +4,7 @@
 //! each with a connection, for reading and writing alike.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,11 @@ const BATCH: usize = 64;
 const RECONNECT_EVERY: Duration = Duration::from_millis(200);
 /// A statement that PostgreSQL gives up is told in so much more than its own time, or the server is not there.
 const LATE: Duration = Duration::from_millis(500);
+/// How often it is looked whether time goes on, and from when on it did not.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+const STOOD_STILL: Duration = Duration::from_secs(1);
+/// In so long every connection has been looked at.
+const LOOK_AROUND: Duration = Duration::from_millis(500);
 
 trait Job: Send {
     fn run(&mut self, conn: &mut Conn);
@@ -90,10 +95,19 @@ impl Executor {
     pub(super) fn postgres_pool(settings: &Postgres) -> Result<Self, StoreError> {
         let (queue, jobs) = bounded(QUEUE);
         let open = Arc::new(AtomicUsize::new(0));
+        let stillness = Arc::new(Stillness::new());
         for number in 0..settings.connections {
             let (settings, jobs, open) = (settings.clone(), jobs.clone(), Arc::clone(&open));
-            spawn(&format!("store-{number}"), move || work_in_pool(&settings, &jobs, &open))?;
+            let stillness = Arc::clone(&stillness);
+            spawn(&format!("store-{number}"), move || work_in_pool(&settings, &jobs, &open, &stillness))?;
         }
+        let stillness = Arc::downgrade(&stillness);
+        spawn("store-watch", move || {
+            while let Some(stillness) = stillness.upgrade() {
+                stillness.look();
+                postgres::pause(LOOK_EVERY);
+            }
+        })?;
         Ok(Self { queue, patience: Some(settings.statement_timeout + LATE) })
     }
 
@@ -200,9 +214,54 @@ impl Drop for Pooled<'_> {
     }
 }
 
+/// Notices that the whole server stood still: stopped, or the machine under it. Whoever waited for it may have asked another
+/// one meanwhile, and a refresh token that was spent there must not be presented once more by a request that was given up.
+/// Who is gone is known when each connection has been looked at; until then nothing is begun.
+struct Stillness {
+    start: Instant,
+    /// Milliseconds since the start.
+    last_look: AtomicU64,
+    over_at: AtomicU64,
+}
+
+impl Stillness {
+    fn new() -> Self {
+        Self { start: Instant::now(), last_look: AtomicU64::new(0), over_at: AtomicU64::new(0) }
+    }
+
+    fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// The end is known before the look is.
+    fn look(&self) {
+        let now = self.now();
+        if self.stood_still(now) {
+            self.over_at.store(millis(now + LOOK_AROUND), Ordering::SeqCst);
+        }
+        self.last_look.store(millis(now), Ordering::SeqCst);
+    }
+
+    fn stood_still(&self, now: Duration) -> bool {
+        now.saturating_sub(Duration::from_millis(self.last_look.load(Ordering::SeqCst))) > STOOD_STILL
+    }
+
+    fn wait_until_over(&self) {
+        while let now = self.now()
+            && (self.stood_still(now) || millis(now) < self.over_at.load(Ordering::SeqCst))
+        {
+            postgres::pause(LOOK_EVERY);
+        }
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// A connection that broke is replaced; whoever was on it is told 503, and so is, at once, whoever comes while no thread has
 /// one.
-fn work_in_pool(settings: &Postgres, jobs: &Receiver<Box<dyn Job>>, open: &AtomicUsize) {
+fn work_in_pool(settings: &Postgres, jobs: &Receiver<Box<dyn Job>>, open: &AtomicUsize, stillness: &Stillness) {
     let mut kept = None;
     let mut taken: Option<Box<dyn Job>> = None;
     loop {
@@ -231,14 +290,12 @@ fn work_in_pool(settings: &Postgres, jobs: &Receiver<Box<dyn Job>>, open: &Atomi
                 continue;
             }
         };
-        let mut job = match taken.take().map_or_else(|| jobs.recv(), Ok) {
-            Ok(job) if job.abandoned() => {
-                kept = Some(pooled);
-                continue;
-            }
-            Ok(job) => job,
-            Err(_all_gone) => return,
-        };
+        let Ok(mut job) = taken.take().map_or_else(|| jobs.recv(), Ok) else { return };
+        stillness.wait_until_over();
+        if job.abandoned() {
+            kept = Some(pooled);
+            continue;
+        }
         if !pooled.conn.is_alive() {
             taken = Some(job);
             continue;

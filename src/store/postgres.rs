@@ -146,7 +146,7 @@ pub(super) fn listen(settings: &Postgres, told: &watch::Sender<()>) {
     }
 }
 
-fn pause(span: Duration) {
+pub(super) fn pause(span: Duration) {
     let _at = crossbeam_channel::after(span).recv();
 }
 

@@ -95,7 +95,10 @@ impl Browser {
     }
 
     /// Follows redirects from `answer` (which came from `url`) to a page or out of the issuer.
-    fn try_follow(&self, mut url: Url, mut answer: Answer) -> reqwest::Result<Page> {
+    ///
+    /// # Errors
+    /// When the server goes away meanwhile.
+    pub fn try_follow(&self, mut url: Url, mut answer: Answer) -> reqwest::Result<Page> {
         for _ in 0..10 {
             if !matches!(answer.status, 301..=303 | 307 | 308) {
                 return Ok(Page { url, foreign: false, answer });

@@ -120,6 +120,9 @@ impl Shared {
             while self.state.load(Ordering::SeqCst) == SILENT || late() {
                 std::thread::sleep(Duration::from_millis(10));
             }
+            if self.state.load(Ordering::SeqCst) == REFUSING {
+                break;
+            }
             let cut = !answers && self.until_cut.fetch_sub(1, Ordering::SeqCst) == 0;
             if cut {
                 let _ = from.shutdown(Shutdown::Both);

@@ -15,6 +15,8 @@ pub mod http;
 pub mod jose;
 pub mod journal;
 pub mod mail;
+pub mod nginx;
+pub mod pair;
 pub mod phone;
 pub mod postgres;
 pub mod power;

@@ -117,6 +117,21 @@ fn client_update_changes_what_is_registered_and_keeps_the_secret() {
 }
 
 #[test]
+fn s1_no_code_goes_to_an_address_that_was_taken_away_meanwhile() {
+    let w = world();
+    let (old, new) = ("https://old.example/callback", "https://new.example/callback");
+    let app = w.server.client(&json!({"redirect_uris": [old], "skip_consent": true}));
+    wait_for("the server to see the client", || w.server.knows(&app).then_some(()));
+    let (kept, browser) = (w.browser(), w.browser());
+    assert!(kept.through(app.request().url()).url.as_str().starts_with(old));
+    let page = browser.open(app.request().url());
+    w.server.cli_ok(&["client", "update", &app.id, "-"], &json!({"redirect_uris": [new]}).to_string());
+    wait_for("the change", || kept.open(app.request().url()).has("error-page").then_some(()));
+    let after = browser.sign_in_as(&page, "ada", PASSWORD);
+    assert!(!after.url.as_str().starts_with(old), "{}", after.url);
+}
+
+#[test]
 fn client_create_says_what_is_wrong() {
     let w = world();
     for (metadata, named) in [

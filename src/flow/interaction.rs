@@ -1,6 +1,7 @@
 //! The one place that decides what a person still has to do before a client gets its answer. Pages and posts record
 //! facts; they never decide, and never know each other.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::UnixTime;
@@ -226,7 +227,12 @@ pub async fn situation(
             (None, own_demand(&flow.destination), own_page(&ctx.config, &flow.destination, here, now))
         }
         Destination::Client(destination) => {
-            let Some(client) = ctx.registry.load().client(destination.client_id.as_str()).cloned() else {
+            // One that was removed meanwhile, or its address: no answer goes to where none would begin any more.
+            let registry = ctx.registry();
+            let still_there = |client: &&Arc<Client>| {
+                client.metadata.match_redirect_uri(&destination.request.target.redirect_uri).is_some()
+            };
+            let Some(client) = registry.client(destination.client_id.as_str()).filter(still_there).cloned() else {
                 return Ok(None);
             };
             // A demand that cannot be met is what `next_step` refuses.

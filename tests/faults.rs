@@ -49,6 +49,19 @@ fn is_alone() -> bool {
 // ---- The clock ----
 
 #[test]
+fn s90_a_replaced_key_leaves_the_jwks_at_its_time_without_a_change_or_a_restart() {
+    let clock = FalseClock::new();
+    let environment = clock.environment();
+    let w = World::new(&environment.iter().map(|(name, value)| (*name, value.as_str())).collect::<Vec<_>>());
+    let keys = || w.jwks()["keys"].as_array().unwrap().len();
+    let before = keys();
+    w.server.cli_ok(&["key", "rotate"], "");
+    wait_for("the new keys", || (keys() == 2 * before).then_some(()));
+    clock.set("+60d");
+    wait_for("the old keys to go", || (keys() == before).then_some(()));
+}
+
+#[test]
 fn a_clock_set_back_brings_nothing_to_life_and_time_goes_on() {
     let clock = FalseClock::new();
     let operator = format!("127.0.0.1:{}", free_port());

@@ -36,6 +36,8 @@ pub struct Keyring {
     keys: Vec<LoadedKey>,
     /// The JWK Set, RFC 7517 section 5: public halves only.
     pub jwks: Bytes,
+    /// When the first of the published keys expires.
+    next_expiry: Option<UnixTime>,
 }
 
 fn label(key_id: &str) -> String {
@@ -117,10 +119,17 @@ impl Keyring {
             });
         }
         keys.sort_by_key(|key| std::cmp::Reverse(key.record.active_at));
-        let published = keys.iter().filter(|key| !key.record.is_expired(now));
-        let public: Vec<&Value> = published.map(|key| &key.record.public_jwk).collect();
+        let published = || keys.iter().map(|key| &key.record).filter(|key| !key.is_expired(now));
+        let public: Vec<&Value> = published().map(|key| &key.public_jwk).collect();
         let jwks = Bytes::from(serde_json::to_vec(&json!({ "keys": public }))?);
-        Ok(Self { keys, jwks })
+        let next_expiry = published().filter_map(|key| key.expires_at).min();
+        Ok(Self { keys, jwks, next_expiry })
+    }
+
+    /// Whether a key is published still that has expired since.
+    #[must_use]
+    pub fn is_outdated(&self, now: UnixTime) -> bool {
+        self.next_expiry.is_some_and(|at| at <= now)
     }
 
     /// Whether there is a key of every algorithm that may still sign.
@@ -269,6 +278,8 @@ mod tests {
             Keyring::load(vec![retired], &sealing(), Duration::from_hours(1), later.plus(Duration::from_mins(2)))
                 .unwrap();
         assert_eq!(reread.jwks, r#"{"keys":[]}"#);
+        assert!(!ring.is_outdated(later) && ring.is_outdated(later.plus(Duration::from_mins(1))));
+        assert!(!reread.is_outdated(later.plus(Duration::from_hours(9))));
         assert!(reread.verify_hint(&hint, "i").is_some() && reread.verify_hint(&hint, "other").is_none());
         assert!(reread.verify_hint(&token, "i").is_none(), "not an ID token");
     }

@@ -95,12 +95,13 @@ impl Context {
         self.registry.load_full()
     }
 
-    /// Reads the registry anew when something in it changed; whether it did.
+    /// Reads the registry anew when something in it changed, or a published key has expired; whether it did.
     ///
     /// # Errors
     /// When the database cannot be read or a key does not open.
     pub async fn refresh_registry(&self) -> Result<bool, StoreError> {
-        if self.store.registry_version().await? == self.registry.load().version {
+        let (version, held) = (self.store.registry_version().await?, self.registry());
+        if version == held.version && !held.keyring.is_outdated(self.now()) {
             return Ok(false);
         }
         let rows = self.store.registry().await?;

@@ -125,7 +125,10 @@ fn s1_no_code_goes_to_an_address_that_was_taken_away_meanwhile() {
     let (kept, browser) = (w.browser(), w.browser());
     assert!(kept.through(app.request().url()).url.as_str().starts_with(old));
     let page = browser.open(app.request().url());
-    w.server.cli_ok(&["client", "update", &app.id, "-"], &json!({"redirect_uris": [new]}).to_string());
+    w.server.cli_ok(
+        &["client", "update", &app.id, "-"],
+        &json!({"redirect_uris": [new], "skip_consent": true}).to_string(),
+    );
     wait_for("the change", || kept.open(app.request().url()).has("error-page").then_some(()));
     let after = browser.sign_in_as(&page, "ada", PASSWORD);
     assert!(!after.url.as_str().starts_with(old), "{}", after.url);

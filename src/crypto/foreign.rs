@@ -1,8 +1,8 @@
 //! Password hashes of other systems, taken over by `user import` and replaced by our own at the first sign-in. They rest in
 //! one form each: bcrypt as it is, PBKDF2 and scrypt as PHC strings, whatever system they came from.
 //!
-//! Until that sign-in the time of a check is that of the foreign hash, so it tells a stranger that there is such an
-//! account which nobody has signed in to yet; nothing can hide that but a hash of our own.
+//! Until that sign-in a check takes the time of the foreign hash and of ours, so where the foreign one is dear, it tells a
+//! stranger that there is such an account which nobody has signed in to yet; nothing can hide that but a hash of our own.
 
 use argon2::{Algorithm, Argon2, Block, Params, PasswordHash, Version};
 use base64::Engine as _;

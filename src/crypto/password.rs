@@ -60,9 +60,9 @@ pub struct PasswordHasher {
     pressure: Arc<Pressure>,
 }
 
-/// What says that tokens come before sign-ins. A thread that hashes holds its core for some milliseconds whatever its priority: one that wakes
-/// there waits for the kernel's next tick (docs/decisions/0022-tokens-before-a-storm-of-sign-ins.md). So while more want
-/// to sign in than can, one core is left to everybody else.
+/// What says that tokens come before sign-ins. A thread that hashes holds its core for some milliseconds whatever its
+/// priority: one that wakes there waits for the kernel's next tick (docs/decisions/0022-tokens-before-a-storm-of-sign-ins.md).
+/// So while more want to sign in than can, one core is left to everybody else.
 struct Pressure {
     started: Instant,
     /// When somebody was turned away last, and when a token was asked for or about; in milliseconds, 0 = never.
@@ -254,6 +254,8 @@ fn verify(
     let hash_length = stored.rsplit('$').next().map_or(0, str::len);
     if !(stored.starts_with(OURS) && hash_length == OUR_HASH_LENGTH) {
         if !foreign::verify(stored, password, memory)? {
+            // A cheap one answers no sooner than our own would.
+            digest(params, memory, password, &[0; SALT_LENGTH])?;
             return Ok(Verdict::Wrong);
         }
         let whole = foreign::is_whole(stored, password);
@@ -355,6 +357,14 @@ mod tests {
         let whole = "a".repeat(72);
         assert!(anew(&whole, &whole));
         assert!(!anew(&format!("{whole}typo"), &format!("{whole} and more")));
+    }
+
+    #[test]
+    fn s65_a_cheap_foreign_hash_that_does_not_fit_costs_ours_as_well() {
+        let (mut memory, stored) = (Vec::new(), bcrypt::hash("right", 4).unwrap());
+        let verdict = verify(&params(1), &mut memory, &"wrong".into(), Some(&stored)).unwrap();
+        assert!(matches!(verdict, Verdict::Wrong));
+        assert_eq!(memory.len(), params(1).block_count());
     }
 
     #[test]

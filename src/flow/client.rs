@@ -178,12 +178,9 @@ async fn registered_keys(
         slot.ask_again_at = Some(now.plus(RETRY_AFTER));
         match ctx.outbound.get_json(&uri).await {
             Ok(keys) => {
-                *slot = Slot {
-                    uri: uri.to_string(),
-                    ask_again_at: Some(now.plus(FETCH_AT_MOST_EVERY)),
-                    stale_at: Some(now.plus(FETCH_AT_LEAST_EVERY)),
-                    keys: Some(Arc::new(keys)),
-                };
+                slot.ask_again_at = Some(now.plus(FETCH_AT_MOST_EVERY));
+                slot.stale_at = Some(now.plus(FETCH_AT_LEAST_EVERY));
+                slot.keys = Some(Arc::new(keys));
             }
             Err(error) => {
                 tracing::warn!(client.id = %client.id, error = &error as &dyn std::error::Error, "fetching a client's keys failed");

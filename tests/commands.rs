@@ -96,6 +96,16 @@ fn client_update_changes_what_is_registered_and_keeps_the_secret() {
         (answer.status == 200).then_some(())
     });
 
+    // So may be what `client create` answered: the secret in it is neither changed nor complained of.
+    let answer = json!({
+        "client_id": app.id, "client_id_issued_at": 1, "client_secret": "another", "client_secret_expires_at": 0,
+        "grant_types": ["client_credentials"], "redirect_uris": [], "scope": "jobs reports",
+    });
+    let output = w.server.cli(&["client", "update", &app.id, "-"], &answer.to_string());
+    let complaint = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && !complaint.contains("client_secret"), "{complaint}");
+    app.post("/token", &[("grant_type", "client_credentials")]).ok();
+
     // All of it is replaced.
     let callback = json!({"redirect_uris": ["https://after.example/callback"]});
     let updated = w.server.cli_ok(&["client", "update", &app.id, "-"], &callback.to_string());

@@ -203,7 +203,9 @@ async fn update(ctx: &Context, id: &str, mut members: Map<String, Value>) -> any
     if members.remove("client_id").is_some_and(|given| given != id) {
         bail!("`client_id` in it is another one than {id}");
     }
-    members.remove("client_id_issued_at");
+    for decided in ["client_id_issued_at", "client_secret", "client_secret_expires_at"] {
+        members.remove(decided);
+    }
     let metadata = read_metadata(ctx, &members).await?;
     let (before, after) = (client.metadata.token_endpoint_auth_method, metadata.token_endpoint_auth_method);
     if before.has_secret() != after.has_secret() {

@@ -29,7 +29,7 @@ pub enum CryptoError {
     PasswordHash(#[source] argon2::password_hash::Error),
     #[error("a stored password hash of another system is malformed")]
     ForeignHash,
-    #[error("the queue of password checks is full")]
+    #[error("more passwords are to be checked than can be in time")]
     PasswordQueueFull,
     #[error("a thread that checks passwords is gone")]
     PasswordThread,

@@ -34,6 +34,8 @@ const IDLE: Duration = Duration::from_secs(10);
 /// For so long after somebody was turned away, and after a token was asked for, there are both too many sign-ins and somebody
 /// whom they would keep waiting.
 const MEMORY_OF_PRESSURE: Duration = Duration::from_secs(1);
+/// Whoever has waited for so long is turned away, however few wait: an answer is due within two seconds.
+const LONGEST_WAIT: Duration = Duration::from_millis(1_500);
 /// A thread that rests looks so often whether it still must.
 const REST: Duration = Duration::from_millis(50);
 
@@ -50,13 +52,47 @@ pub enum Verdict {
 enum Job {
     Verify { password: SecretString, stored: Option<String>, reply: oneshot::Sender<Result<Verdict, CryptoError>> },
     Hash { password: SecretString, reply: oneshot::Sender<Result<String, CryptoError>> },
-    Judge { password: SecretString, names: Vec<String>, least: usize, reply: oneshot::Sender<Result<(), Refusal>> },
+    Judge { password: SecretString, names: Vec<String>, least: usize, reply: oneshot::Sender<Judgement> },
+}
+
+type Judgement = Result<Result<(), Refusal>, CryptoError>;
+
+impl Job {
+    /// Whether whoever asked has hung up; then nobody needs the answer and the work is spared.
+    fn is_abandoned(&self) -> bool {
+        match self {
+            Self::Verify { reply, .. } => reply.is_closed(),
+            Self::Hash { reply, .. } => reply.is_closed(),
+            Self::Judge { reply, .. } => reply.is_closed(),
+        }
+    }
+
+    fn turn_away(self) {
+        match self {
+            Self::Verify { reply, .. } => drop(reply.send(Err(CryptoError::PasswordQueueFull))),
+            Self::Hash { reply, .. } => drop(reply.send(Err(CryptoError::PasswordQueueFull))),
+            Self::Judge { reply, .. } => drop(reply.send(Err(CryptoError::PasswordQueueFull))),
+        }
+    }
+
+    fn run(self, params: &Params, memory: &mut Vec<Block>) {
+        match self {
+            Self::Verify { password, stored, reply } => {
+                drop(reply.send(verify(params, memory, &password, stored.as_deref())));
+            }
+            Self::Hash { password, reply } => drop(reply.send(hash(params, memory, &password))),
+            Self::Judge { password, names, least, reply } => {
+                let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                let _asker_gone = reply.send(Ok(judge(password.expose_secret(), &names, least)));
+            }
+        }
+    }
 }
 
 /// The threads that hash. Dropping it ends them.
 #[derive(Clone)]
 pub struct PasswordHasher {
-    queue: Sender<Job>,
+    queue: Sender<(Instant, Job)>,
     pressure: Arc<Pressure>,
 }
 
@@ -107,11 +143,10 @@ impl PasswordHasher {
         let (queue, jobs) = crossbeam_channel::bounded(config.queue);
         let pressure = Arc::new(Pressure::new());
         for number in 0..config.threads {
-            let (jobs, params) = (jobs.clone(), Arc::clone(&params));
-            let pressure = (number >= steady).then(|| Arc::clone(&pressure));
+            let (jobs, params, pressure) = (jobs.clone(), Arc::clone(&params), Arc::clone(&pressure));
             let thread = std::thread::Builder::new().name(format!("argon2-{number}"));
             thread
-                .spawn(move || work(&jobs, &params, pressure.as_deref()))
+                .spawn(move || work(&jobs, &params, &pressure, number >= steady))
                 .map_err(|_spawn| CryptoError::PasswordThread)?;
         }
         Ok(Self { queue, pressure })
@@ -153,21 +188,17 @@ impl PasswordHasher {
     ///
     /// # Errors
     /// As [`PasswordHasher::verify`].
-    pub async fn judge(
-        &self,
-        password: SecretString,
-        names: Vec<String>,
-        least: usize,
-    ) -> Result<Result<(), Refusal>, CryptoError> {
+    pub async fn judge(&self, password: SecretString, names: Vec<String>, least: usize) -> Judgement {
         let (reply, answer) = oneshot::channel();
         self.enqueue(Job::Judge { password, names, least, reply })?;
-        answer.await.map_err(|_gone| CryptoError::PasswordThread)
+        answer.await.map_err(|_gone| CryptoError::PasswordThread)?
     }
 
     fn enqueue(&self, job: Job) -> Result<(), CryptoError> {
-        self.queue.try_send(job).map_err(|refused| match refused {
+        let now = Instant::now();
+        self.queue.try_send((now, job)).map_err(|refused| match refused {
             TrySendError::Full(_) => {
-                self.pressure.note(&self.pressure.turned_away, Instant::now());
+                self.pressure.note(&self.pressure.turned_away, now);
                 CryptoError::PasswordQueueFull
             }
             TrySendError::Disconnected(_) => CryptoError::PasswordThread,
@@ -175,42 +206,38 @@ impl PasswordHasher {
     }
 }
 
-/// `pressure`: of a thread that rests while it is on.
-fn work(jobs: &Receiver<Job>, params: &Params, pressure: Option<&Pressure>) {
+/// `rests`: while the pressure is on.
+fn work(jobs: &Receiver<(Instant, Job)>, params: &Params, pressure: &Pressure, rests: bool) {
     // Below the threads that answer requests: a storm of sign-ins takes what processor time they leave.
     if let Err(error) = rustix::process::nice(NICENESS) {
         tracing::debug!(%error, "the priority of password checks stays as it is");
     }
     let mut memory = Vec::new();
     loop {
-        while pressure.is_some_and(|pressure| pressure.is_on(Instant::now())) {
+        while rests && pressure.is_on(Instant::now()) {
             std::thread::park_timeout(REST);
         }
-        let job = match jobs.recv_timeout(IDLE) {
-            Ok(job) => job,
+        let (asked_at, job) = match jobs.recv_timeout(IDLE) {
+            Ok(next) => next,
             Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => {
                 memory = Vec::new();
                 match jobs.recv() {
-                    Ok(job) => job,
+                    Ok(next) => next,
                     Err(_) => return,
                 }
             }
         };
-        match job {
-            // Whoever asked may have hung up meanwhile; then nobody needs the answer and the work is spared.
-            Job::Verify { reply, .. } if reply.is_closed() => {}
-            Job::Hash { reply, .. } if reply.is_closed() => {}
-            Job::Judge { reply, .. } if reply.is_closed() => {}
-            Job::Verify { password, stored, reply } => {
-                drop(reply.send(verify(params, &mut memory, &password, stored.as_deref())));
-            }
-            Job::Hash { password, reply } => drop(reply.send(hash(params, &mut memory, &password))),
-            Job::Judge { password, names, least, reply } => {
-                let names: Vec<&str> = names.iter().map(String::as_str).collect();
-                let _asker_gone = reply.send(judge(password.expose_secret(), &names, least));
-            }
+        let now = Instant::now();
+        if job.is_abandoned() {
+            continue;
         }
+        if now.duration_since(asked_at) > LONGEST_WAIT {
+            pressure.note(&pressure.turned_away, now);
+            job.turn_away();
+            continue;
+        }
+        job.run(params, &mut memory);
     }
 }
 
@@ -312,18 +339,44 @@ mod tests {
         assert!(!pressure.is_on(at(1_900)), "nobody has asked for a token for a second");
     }
 
-    #[tokio::test]
-    async fn a_thread_rests_under_pressure_and_goes_on_afterwards() {
+    /// All of whose threads rest under pressure.
+    fn hasher_that_rests(threads: usize) -> PasswordHasher {
         let config = PasswordConfig {
             memory_kib: 64,
             iterations: 1,
             parallelism: 1,
-            threads: 2,
-            queue: 1,
+            threads,
+            queue: 2,
             min_length: 8,
             breach_url: None,
         };
-        let hasher = PasswordHasher::start_with(&config, 0).unwrap();
+        PasswordHasher::start_with(&config, 0).unwrap()
+    }
+
+    #[tokio::test]
+    async fn s103_who_has_waited_too_long_is_turned_away_although_few_wait() {
+        let hasher = hasher_that_rests(1);
+        let under_pressure = || {
+            hasher.token_is_asked_for();
+            hasher.pressure.note(&hasher.pressure.turned_away, Instant::now());
+        };
+        under_pressure();
+        // It takes one piece of work before it looks.
+        drop(tokio::time::timeout(Duration::from_millis(200), hasher.hash("a long password".into())).await);
+        let began = Instant::now();
+        let (waited, ()) = tokio::join!(hasher.hash("a long password".into()), async {
+            while began.elapsed() <= LONGEST_WAIT {
+                under_pressure();
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        assert!(matches!(waited, Err(CryptoError::PasswordQueueFull)), "{waited:?} after {:?}", began.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_thread_rests_under_pressure_and_goes_on_afterwards() {
+        const THREADS: usize = 2;
+        let hasher = hasher_that_rests(THREADS);
         let hash = || hasher.hash("a long password".into());
         let under_pressure = || {
             hasher.token_is_asked_for();
@@ -331,7 +384,7 @@ mod tests {
         };
         under_pressure();
         // Whoever was waiting for work takes one piece of it before it looks.
-        for _ in 0..config.threads {
+        for _ in 0..THREADS {
             drop(tokio::time::timeout(Duration::from_millis(200), hash()).await);
         }
         under_pressure();

@@ -5,6 +5,7 @@ use std::time::Duration;
 use diesel::dsl::case_when;
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
+use serde::Serialize;
 
 use crate::clock::UnixTime;
 use crate::crypto::opaque::Digest;
@@ -17,11 +18,15 @@ use super::{Store, StoreError};
 /// Names of statements whose text never changes; see [`fixed`].
 struct WriteProgress;
 struct Answer;
+struct AnswerByStep;
+
+fn text(part: &impl Serialize) -> Result<String, StoreError> {
+    serde_json::to_string(part).map_err(|error| StoreError::corrupt("flow", error))
+}
 
 /// Writes what a flow has come to. A flow that is gone meanwhile stays gone.
 pub(super) fn write_progress(conn: &mut Conn, flow: &Digest, progress: &Progress) -> Result<(), StoreError> {
-    let progress = serde_json::to_string(progress).map_err(|error| StoreError::corrupt("flow", error))?;
-    let update = diesel::update(flows::table.find(flow.as_bytes().as_slice())).set(flows::progress.eq(progress));
+    let update = diesel::update(flows::table.find(flow.as_bytes().as_slice())).set(flows::progress.eq(text(progress)?));
     let written: QueryResult<Option<i64>> =
         on_backend!(conn, |c| fixed(WriteProgress, update.returning(flows::created_at)).get_result(c).optional());
     written.map(drop).map_err(StoreError::operation("storing a step"))
@@ -31,17 +36,29 @@ pub(super) fn write_progress(conn: &mut Conn, flow: &Digest, progress: &Progress
 /// away, and is given another by the same proofs.
 const ANSWERED_FOR: Duration = Duration::from_secs(10);
 
-/// Notes that a flow is answered, which ends it soon; false when it has ended already, and then whoever asked must give nothing.
-pub(super) fn answer(conn: &mut Conn, flow: &Digest, now: UnixTime) -> Result<bool, StoreError> {
+/// Notes that a flow is answered, which ends it soon, and by which last step, where that is new; false when it has ended
+/// already, and then whoever asked must give nothing.
+pub(super) fn answer(
+    conn: &mut Conn,
+    flow: &Digest,
+    progress: Option<&Progress>,
+    now: UnixTime,
+) -> Result<bool, StoreError> {
     let end = now.plus(ANSWERED_FOR).millis();
     let update =
-        diesel::update(flows::table.find(flow.as_bytes().as_slice()).filter(flows::expires_at.gt(now.millis())))
-            .set(
-                flows::expires_at
-                    .eq(case_when(flows::expires_at.gt(end), end.into_sql::<BigInt>()).otherwise(flows::expires_at)),
-            )
-            .returning(flows::expires_at);
-    let end: QueryResult<Option<i64>> = on_backend!(conn, |c| fixed(Answer, update).get_result(c).optional());
+        diesel::update(flows::table.find(flow.as_bytes().as_slice()).filter(flows::expires_at.gt(now.millis())));
+    let soon = flows::expires_at
+        .eq(case_when(flows::expires_at.gt(end), end.into_sql::<BigInt>()).otherwise(flows::expires_at));
+    let end: QueryResult<Option<i64>> = match progress {
+        None => {
+            let update = update.set(soon).returning(flows::expires_at);
+            on_backend!(conn, |c| fixed(Answer, update).get_result(c).optional())
+        }
+        Some(progress) => {
+            let update = update.set((soon, flows::progress.eq(text(progress)?))).returning(flows::expires_at);
+            on_backend!(conn, |c| fixed(AnswerByStep, update).get_result(c).optional())
+        }
+    };
     end.map(|end| end.is_some()).map_err(StoreError::operation("answering a flow"))
 }
 
@@ -63,12 +80,11 @@ impl Store {
         expires_at: UnixTime,
     ) -> Result<(), StoreError> {
         self.write_one(move |conn| {
-            let json = |value: serde_json::Result<String>| value.map_err(|error| StoreError::corrupt("flow", error));
             let row = (
                 flows::flow_digest.eq(id.as_bytes().as_slice()),
                 flows::browser_digest.eq(browser.as_bytes().as_slice()),
-                flows::destination.eq(json(serde_json::to_string(&flow.destination))?),
-                flows::progress.eq(json(serde_json::to_string(&flow.progress))?),
+                flows::destination.eq(text(&flow.destination)?),
+                flows::progress.eq(text(&flow.progress)?),
                 flows::created_at.eq(flow.created_at.millis()),
                 flows::expires_at.eq(expires_at.millis()),
             );

@@ -9,6 +9,7 @@ use diesel::sql_types::Bool;
 
 use crate::clock::UnixTime;
 use crate::crypto::opaque::{DerivedKey, Digest, GrantSecret};
+use crate::domain::flow::Progress;
 use crate::domain::grant::{Consent, Grant};
 use crate::domain::ids::{ClientId, GrantId, SessionId, UserId};
 use crate::domain::session::Authentication;
@@ -221,12 +222,12 @@ fn store_grant(conn: &mut Conn, new: &NewGrant) -> Result<Granting, StoreError> 
     if amr != grant.authentication.amr {
         return Ok(Granting::Outdated);
     }
-    give(conn, new)
+    give(conn, new, None)
 }
 
 /// Stores a grant with its code, and ends the flow that led to it: of a session that lives, whose person is held, and that was
-/// proven as the grant says.
-pub(super) fn give(conn: &mut Conn, new: &NewGrant) -> Result<Granting, StoreError> {
+/// proven as the grant says. `step`: the last step of the flow, where this transaction takes it.
+pub(super) fn give(conn: &mut Conn, new: &NewGrant, step: Option<&Progress>) -> Result<Granting, StoreError> {
     let grant = &new.grant;
     // Who takes a consent back holds the person: what this grant relies on stays until it is there to be ended.
     if let Some(asked) = &new.asked
@@ -235,7 +236,7 @@ pub(super) fn give(conn: &mut Conn, new: &NewGrant) -> Result<Granting, StoreErr
         return Ok(Granting::Outdated);
     }
     if let Some(flow) = &new.flow
-        && !answer(conn, flow, grant.created_at)?
+        && !answer(conn, flow, step, grant.created_at)?
     {
         return Ok(Granting::Gone);
     }

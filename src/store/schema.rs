@@ -275,4 +275,4 @@ table! {
     }
 }
 
-allow_tables_to_appear_in_same_query!(users, clients, sessions, grants, consents, revocations, session_clients);
+allow_tables_to_appear_in_same_query!(users, clients, sessions, grants, consents, revocations, session_clients, links);

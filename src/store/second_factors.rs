@@ -252,8 +252,8 @@ impl Store {
             let is_first = match hold_alone(conn, &change.user, None)? {
                 None => return Ok(Added::Gone),
                 // A session that rises by it has shown no factor; one that came meanwhile would have had to be shown.
-                Some(true) if rise.is_some() => return Ok(Added::Gone),
-                Some(has_second_factor) => !has_second_factor,
+                Some(held) if held.has_second_factor && rise.is_some() => return Ok(Added::Gone),
+                Some(held) => !held.has_second_factor,
             };
             if is_first || change.ends_others {
                 hold_below(conn, &change.user, None)?;
@@ -338,7 +338,7 @@ impl Store {
     ) -> Result<bool, StoreError> {
         self.write_and_wake(move |conn| {
             let user = &change.user;
-            if hold_alone(conn, user, None)? != Some(true) {
+            if !hold_alone(conn, user, None)?.is_some_and(|held| held.has_second_factor) {
                 return Ok(false);
             }
             replace_codes(conn, user, &codes, now)?;

@@ -24,7 +24,7 @@ use super::outbox::{NewOutboxItem, enqueue};
 use super::revocations::{Actor, ISSUER, Reason, USER as OF_USER, spared};
 use super::schema::{clients, revocations, sessions, users};
 use super::second_factors::{Added, add_device, spend};
-use super::throttles::{forgive, hold, let_go};
+use super::throttles::{Counts, forgive};
 use super::trusted_browsers::{self, NewTrust};
 use super::users::{USER, UserRow, hold_alone};
 use super::{Store, StoreError};
@@ -215,6 +215,42 @@ fn rehash(conn: &mut Conn, user: &UserId, hash: &str) -> Result<(), StoreError> 
     Ok(())
 }
 
+/// A new session, or the one that goes on under its new cookie; false when that has ended.
+fn store_session(conn: &mut Conn, new: &NewSession, now: UnixTime) -> Result<bool, StoreError> {
+    let failed = || StoreError::operation("storing a session");
+    let session = &new.session;
+    let fields = (
+        sessions::cookie_digest.eq(new.cookie.as_bytes().as_slice()),
+        sessions::auth_time.eq(session.authentication.at.millis()),
+        sessions::acr.eq(&session.authentication.acr),
+        sessions::amr.eq(&session.authentication.amr),
+        sessions::last_seen_at.eq(session.last_seen_at.millis()),
+        sessions::last_address.eq(&new.origin.address),
+        sessions::user_agent.eq(&new.origin.user_agent),
+        sessions::expires_at.eq(session.expires_at.millis()),
+        sessions::proven_at.eq(session.proven_at.millis()),
+        sessions::is_kept.eq(session.is_kept),
+        sessions::auth_address.eq(&session.auth_address),
+    );
+    if new.continues {
+        let update = diesel::update(sessions::table.find(session.id.as_str()).filter(sessions::ended_at.is_null()));
+        let rows = on_backend!(conn, |c| update.set(fields).execute(c)).map_err(failed())?;
+        if rows != 1 {
+            return Ok(false);
+        }
+    } else {
+        let row = (
+            sessions::session_id.eq(session.id.as_str()),
+            sessions::user_id.eq(session.user_id.as_str()),
+            sessions::created_at.eq(now.millis()),
+            sessions::created_address.eq(&new.origin.address),
+            fields,
+        );
+        on_backend!(conn, |c| diesel::insert_into(sessions::table).values(row).execute(c)).map_err(failed())?;
+    }
+    Ok(true)
+}
+
 impl Store {
     /// The live session of a cookie, and whose it is: not ended, not past its end, seen since `idle_since` or kept, its
     /// person not disabled.
@@ -255,17 +291,19 @@ impl Store {
     /// # Errors
     /// When the database cannot be written.
     pub async fn sign_in(&self, new: NewSession, now: UnixTime) -> Result<SignIn, StoreError> {
-        self.write_and_wake(move |conn| {
+        let enrols = matches!(new.second_factor, SecondFactor::Enrol(_));
+        let queues = enrols || new.replaces.is_some() || !new.notices.is_empty();
+        let work = move |conn: &mut Conn| {
             let failed = || StoreError::operation("storing a sign-in");
             let session = &new.session;
-            let judged = hold_alone(conn, &session.user_id, new.verified_hash.as_ref())?;
-            if let Some(until) = hold(conn, &new.buckets, now)? {
+            let held = hold_alone(conn, &session.user_id, new.verified_hash.as_ref())?;
+            let counts = Counts::read(conn, &new.buckets, now)?;
+            if let Some(until) = counts.shut_until(now) {
                 return Ok(SignIn::Blocked(until));
             }
-            let Some(has_second_factor) = judged else {
+            let Some(held) = held else {
                 return Ok(SignIn::Gone);
             };
-            let enrols = matches!(new.second_factor, SecondFactor::Enrol(_));
             if enrols {
                 hold_below(conn, &session.user_id, new.replaces.as_ref())?;
             }
@@ -279,7 +317,7 @@ impl Store {
             let mut done = SignIn::Done;
             match &new.second_factor {
                 // Judged before: a factor that came meanwhile must have been shown, also to add another.
-                SecondFactor::None | SecondFactor::Enrol(_) if has_second_factor => return Ok(SignIn::Gone),
+                SecondFactor::None | SecondFactor::Enrol(_) if held.has_second_factor => return Ok(SignIn::Gone),
                 SecondFactor::None | SecondFactor::Waived => {}
                 SecondFactor::Spend(used) => {
                     if !spend(conn, &session.user_id, used, &new.origin, now)? {
@@ -291,37 +329,11 @@ impl Store {
                     Added::Gone => return Ok(SignIn::Gone),
                 },
             }
-            forgive(conn, &new.account)?;
-            let_go(conn, &new.buckets)?;
-            let fields = (
-                sessions::cookie_digest.eq(new.cookie.as_bytes().as_slice()),
-                sessions::auth_time.eq(session.authentication.at.millis()),
-                sessions::acr.eq(&session.authentication.acr),
-                sessions::amr.eq(&session.authentication.amr),
-                sessions::last_seen_at.eq(session.last_seen_at.millis()),
-                sessions::last_address.eq(&new.origin.address),
-                sessions::user_agent.eq(&new.origin.user_agent),
-                sessions::expires_at.eq(session.expires_at.millis()),
-                sessions::proven_at.eq(session.proven_at.millis()),
-                sessions::is_kept.eq(session.is_kept),
-                sessions::auth_address.eq(&session.auth_address),
-            );
-            if new.continues {
-                let update =
-                    diesel::update(sessions::table.find(session.id.as_str()).filter(sessions::ended_at.is_null()));
-                let rows = on_backend!(conn, |c| update.set(fields).execute(c)).map_err(failed())?;
-                if rows != 1 {
-                    return Ok(SignIn::Gone);
-                }
-            } else {
-                let row = (
-                    sessions::session_id.eq(session.id.as_str()),
-                    sessions::user_id.eq(session.user_id.as_str()),
-                    sessions::created_at.eq(now.millis()),
-                    sessions::created_address.eq(&new.origin.address),
-                    fields,
-                );
-                on_backend!(conn, |c| diesel::insert_into(sessions::table).values(row).execute(c)).map_err(failed())?;
+            if counts.failures(&new.account) > 0 {
+                forgive(conn, &new.account)?;
+            }
+            if !store_session(conn, &new, now)? {
+                return Ok(SignIn::Gone);
             }
             if let Some(rehashed) = &new.rehashed {
                 rehash(conn, &session.user_id, rehashed)?;
@@ -333,16 +345,19 @@ impl Store {
             let signed_in =
                 NewActivity { user: &session.user_id, event: Event::SignedIn, origin: &new.origin, detail: "" };
             note(conn, &signed_in, now)?;
-            // Who knows the password needs no link that resets it.
-            end_links(conn, &session.user_id, LinkKind::ResetPassword)?;
-            write_progress(conn, &new.flow, &new.progress)?;
+            if held.has_reset_link {
+                // Who knows the password needs none.
+                end_links(conn, &session.user_id, LinkKind::ResetPassword)?;
+            }
             // Before anything is appended to the log: the grant waits for whoever deletes its client.
             if let Some(grant) = &new.grant
                 && grant.grant.authentication.amr == session.authentication.amr
                 && is_registered(conn, &grant.grant.client_id)?
-                && give(conn, grant)? == Granting::Done
+                && give(conn, grant, Some(&new.progress))? == Granting::Done
             {
                 done = SignIn::Granted;
+            } else {
+                write_progress(conn, &new.flow, &new.progress)?;
             }
             if let Some(replaced) = &new.replaces {
                 end_one_session(conn, replaced, &Reason::SessionReplaced.by(Actor::Owner), now)?;
@@ -351,8 +366,8 @@ impl Store {
                 end_weaker(conn, &session.user_id, &session.id, now)?;
             }
             Ok(done)
-        })
-        .await
+        };
+        if queues { self.write_and_wake(work).await } else { self.write(work).await }
     }
 
     /// Stores that a password was right where more is due: a step of this flow, and nothing that opens anything.
@@ -361,15 +376,17 @@ impl Store {
     /// When the database cannot be written.
     pub async fn prove_password(&self, half: HalfSignIn, now: UnixTime) -> Result<SignIn, StoreError> {
         self.write(move |conn| {
-            let judged = hold_alone(conn, &half.user_id, Some(&half.verified_hash))?;
-            if let Some(until) = hold(conn, &half.buckets, now)? {
+            let held = hold_alone(conn, &half.user_id, Some(&half.verified_hash))?;
+            let counts = Counts::read(conn, &half.buckets, now)?;
+            if let Some(until) = counts.shut_until(now) {
                 return Ok(SignIn::Blocked(until));
             }
-            if judged.is_none() {
+            if held.is_none() {
                 return Ok(SignIn::Gone);
             }
-            forgive(conn, &half.account)?;
-            let_go(conn, &half.buckets)?;
+            if counts.failures(&half.account) > 0 {
+                forgive(conn, &half.account)?;
+            }
             if let Some(rehashed) = &half.rehashed {
                 rehash(conn, &half.user_id, rehashed)?;
             }

@@ -1,7 +1,8 @@
 //! Counting guesses, in the database, so that a restart or another node forgets none. A failure is recorded in a
 //! transaction of its own. Guesses that are verified at the same time are judged one after another as their transactions
 //! come: past the limit a wrong one and a right one get the same answer, so that many at once are no more than many in a
-//! row and tell nothing.
+//! row and tell nothing. Wrong ones hold the counts that they add to; a right one adds nothing, so it reads what is counted
+//! when it is judged, and comes before whatever is being counted at that instant.
 
 use diesel::prelude::*;
 use diesel::upsert::excluded;
@@ -26,19 +27,40 @@ pub struct Failure {
 /// So many guesses are left where a count that had shut opens again.
 const REOPENED: i64 = 10;
 
-fn find(conn: &mut Conn, bucket: &Bucket, now: UnixTime) -> Result<Option<(i64, i64)>, StoreError> {
-    let query = throttles::table
-        .find(&bucket.key)
-        .filter(throttles::expires_at.gt(now.millis()))
-        .select((throttles::failures, throttles::retry_at));
-    on_backend!(conn, |c| query.first(c).optional()).map_err(StoreError::operation("reading a throttle"))
+/// What is counted against some buckets: of which one, how many, and when the next guess may be made.
+pub(super) struct Counts(Vec<(String, i64, i64)>);
+
+impl Counts {
+    pub(super) fn read(conn: &mut Conn, buckets: &[Bucket], now: UnixTime) -> Result<Self, StoreError> {
+        let mut found = Vec::new();
+        // Two at a time: the usual number, by one statement whose text stays the same.
+        for two in buckets.chunks(2) {
+            let (Some(first), Some(last)) = (two.first(), two.last()) else { continue };
+            let query = throttles::table
+                .filter(throttles::bucket.eq(&first.key).or(throttles::bucket.eq(&last.key)))
+                .filter(throttles::expires_at.gt(now.millis()))
+                .select((throttles::bucket, throttles::failures, throttles::retry_at));
+            let rows: Vec<(String, i64, i64)> =
+                on_backend!(conn, |c| query.load(c)).map_err(StoreError::operation("reading throttles"))?;
+            found.extend(rows);
+        }
+        Ok(Self(found))
+    }
+
+    /// When the next guess may be made, if one of them must wait.
+    pub(super) fn shut_until(&self, now: UnixTime) -> Option<UnixTime> {
+        self.0.iter().map(|(.., retry_at)| UnixTime::from_millis(*retry_at)).filter(|retry_at| *retry_at > now).max()
+    }
+
+    pub(super) fn failures(&self, bucket: &Bucket) -> i64 {
+        self.0.iter().find(|(key, ..)| *key == bucket.key).map_or(0, |(_, failures, _)| *failures)
+    }
 }
 
-/// Takes the counts for this transaction alone, in one order, and says when the next guess may be made, if one of them
-/// must wait. A count that is not there yet is made, for what is not there cannot be held: guesses verified at the same
-/// time are judged one after another. SQLite has one writer anyway.
-pub(super) fn hold(conn: &mut Conn, buckets: &[Bucket], now: UnixTime) -> Result<Option<UnixTime>, StoreError> {
-    let Conn::Pg(pg) = conn else { return wait(conn, buckets, now) };
+/// Takes the counts for this transaction alone, in one order. A count that is not there yet is made, for what is not there
+/// cannot be held: wrong guesses verified at the same time are counted one after another. SQLite has one writer anyway.
+fn hold(conn: &mut Conn, buckets: &[Bucket], now: UnixTime) -> Result<(), StoreError> {
+    let Conn::Pg(conn) = conn else { return Ok(()) };
     let mut keys: Vec<&str> = buckets.iter().map(|bucket| bucket.key.as_str()).collect();
     keys.sort_unstable();
     for key in keys {
@@ -51,27 +73,9 @@ pub(super) fn hold(conn: &mut Conn, buckets: &[Bucket], now: UnixTime) -> Result
         let same = throttles::bucket.eq(excluded(throttles::bucket));
         let hold =
             diesel::insert_into(throttles::table).values(row).on_conflict(throttles::bucket).do_update().set(same);
-        hold.execute(pg).map_err(StoreError::operation("holding a throttle"))?;
+        hold.execute(conn).map_err(StoreError::operation("holding a throttle"))?;
     }
-    wait(conn, buckets, now)
-}
-
-/// Takes away those among the held counts that count nothing, which were made to be held.
-pub(super) fn let_go(conn: &mut Conn, buckets: &[Bucket]) -> Result<(), StoreError> {
-    let Conn::Pg(conn) = conn else { return Ok(()) };
-    let keys: Vec<&str> = buckets.iter().map(|bucket| bucket.key.as_str()).collect();
-    let empty = throttles::table.filter(throttles::bucket.eq_any(keys)).filter(throttles::failures.eq(0));
-    diesel::delete(empty).execute(conn).map(drop).map_err(StoreError::operation("letting go of throttles"))
-}
-
-/// When the next guess may be made, if one of these must wait.
-pub(super) fn wait(conn: &mut Conn, buckets: &[Bucket], now: UnixTime) -> Result<Option<UnixTime>, StoreError> {
-    let mut latest = None;
-    for bucket in buckets {
-        let retry_at = find(conn, bucket, now)?.map(|(_, retry_at)| UnixTime::from_millis(retry_at));
-        latest = latest.max(retry_at.filter(|retry_at| *retry_at > now));
-    }
-    Ok(latest)
+    Ok(())
 }
 
 /// The guess was right: the count starts anew.
@@ -104,7 +108,7 @@ impl Store {
     /// # Errors
     /// When the database cannot be read.
     pub async fn throttled_until(&self, buckets: Vec<Bucket>, now: UnixTime) -> Result<Option<UnixTime>, StoreError> {
-        self.read(move |conn| wait(conn, &buckets, now)).await
+        self.read(move |conn| Ok(Counts::read(conn, &buckets, now)?.shut_until(now))).await
     }
 
     /// Counts a wrong guess against every bucket, and tells its owner. When one of them came to its limit meanwhile, nothing is counted and the
@@ -115,11 +119,13 @@ impl Store {
     pub async fn record_failure(&self, failure: Failure, now: UnixTime) -> Result<Option<UnixTime>, StoreError> {
         self.write(move |conn| {
             let Failure { buckets, account, origin } = failure;
-            if let Some(until) = hold(conn, &buckets, now)? {
+            hold(conn, &buckets, now)?;
+            let counts = Counts::read(conn, &buckets, now)?;
+            if let Some(until) = counts.shut_until(now) {
                 return Ok(Some(until));
             }
             for bucket in buckets {
-                let failures = find(conn, &bucket, now)?.map_or(0, |(failures, _)| failures) + 1;
+                let failures = counts.failures(&bucket) + 1;
                 let (wait, memory) = (bucket.wait_after(failures), bucket.memory());
                 let row = (
                     throttles::bucket.eq(bucket.key),

@@ -19,7 +19,7 @@ use super::links::{end_every_link, end_links};
 use super::outbox::{NewOutboxItem, enqueue};
 use super::registry::Registered;
 use super::revocations::{Actor, Reason};
-use super::schema::users;
+use super::schema::{links, users};
 use super::throttles::forgive;
 use super::trusted_browsers::distrust_all;
 use super::{Store, StoreError};
@@ -145,25 +145,35 @@ pub(super) fn hold(conn: &mut Conn, user: &UserId) -> Result<bool, StoreError> {
     Ok(row.is_some())
 }
 
-/// The same for one transaction alone: whether the person has a second factor. Of an account whose password is still the
-/// one verified, where one was.
+/// What is told of an account that is held.
+pub(super) struct Held {
+    pub has_second_factor: bool,
+    /// A link was sent by which the password can be set anew.
+    pub has_reset_link: bool,
+}
+
+/// The same for one transaction alone. Of an account whose password is still the one verified, where one was.
 pub(super) fn hold_alone(
     conn: &mut Conn,
     user: &UserId,
     verified_hash: Option<&Digest>,
-) -> Result<Option<bool>, StoreError> {
-    let query = users::table
-        .find(user.as_str())
-        .filter(users::disabled_at.is_null())
-        .select((users::password_hash, users::has_second_factor));
-    let row: Option<(Option<String>, bool)> =
+) -> Result<Option<Held>, StoreError> {
+    let reset_links =
+        links::table.filter(links::user_id.eq(user.as_str())).filter(links::kind.eq(LinkKind::ResetPassword.as_str()));
+    let query = users::table.find(user.as_str()).filter(users::disabled_at.is_null()).select((
+        users::password_hash,
+        users::has_second_factor,
+        exists(reset_links),
+    ));
+    let row: Option<(Option<String>, bool, bool)> =
         first_locked!(conn, query).map_err(StoreError::operation("holding an account"))?;
     let same = |hash: Option<&String>| match (verified_hash, hash) {
         (None, _) => true,
         (Some(verified), Some(hash)) => verified.equals(&Digest::of(hash.as_bytes())),
         (Some(_), None) => false,
     };
-    Ok(row.filter(|(hash, _)| same(hash.as_ref())).map(|(_, has)| has))
+    let held = |(_, has_second_factor, has_reset_link)| Held { has_second_factor, has_reset_link };
+    Ok(row.filter(|(hash, ..)| same(hash.as_ref())).map(held))
 }
 
 impl Store {

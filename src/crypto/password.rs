@@ -152,6 +152,18 @@ impl PasswordHasher {
         Ok(Self { queue, pressure })
     }
 
+    /// Whether one more can be taken, to be asked before anything else is done for whoever is turned away then.
+    ///
+    /// # Errors
+    /// [`CryptoError::PasswordQueueFull`] past the bound.
+    pub fn check_room(&self) -> Result<(), CryptoError> {
+        if !self.queue.is_full() {
+            return Ok(());
+        }
+        self.pressure.note(&self.pressure.turned_away, Instant::now());
+        Err(CryptoError::PasswordQueueFull)
+    }
+
     /// A token is asked for, or about: that goes before sign-ins where there are too many of them.
     pub fn token_is_asked_for(&self) {
         self.pressure.note(&self.pressure.tokens, Instant::now());
@@ -371,6 +383,24 @@ mod tests {
             }
         });
         assert!(matches!(waited, Err(CryptoError::PasswordQueueFull)), "{waited:?} after {:?}", began.elapsed());
+    }
+
+    #[tokio::test]
+    async fn s103_whoever_finds_no_room_is_told_so_before_anything_is_done() {
+        let hasher = hasher_that_rests(1);
+        assert!(hasher.check_room().is_ok());
+        let under_pressure = || {
+            hasher.token_is_asked_for();
+            hasher.pressure.note(&hasher.pressure.turned_away, Instant::now());
+        };
+        under_pressure();
+        // One may be taken before the thread looks, two wait.
+        let hashes = (0..3).map(|_| hasher.hash("a long password".into()));
+        let waiting = futures_util::future::join_all(hashes);
+        drop(tokio::time::timeout(Duration::from_millis(100), waiting).await);
+        assert!(matches!(hasher.check_room(), Err(CryptoError::PasswordQueueFull)));
+        tokio::time::sleep(2 * MEMORY_OF_PRESSURE).await;
+        assert!(hasher.check_room().is_ok());
     }
 
     #[tokio::test]

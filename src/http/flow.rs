@@ -287,6 +287,11 @@ pub async fn sign_in(
     PageForm(form): PageForm,
 ) -> HttpResponse {
     let https = ctx.config.issuer.is_https();
+    // Before the database is asked for anything: a crowd that is turned away takes nothing from whoever asks for tokens.
+    if let Err(full) = ctx.hasher.check_room() {
+        ctx.metrics.sign_in("failed");
+        return error_page(&full.into(), https);
+    }
     let visit = match posted(&request, &ctx, id.into_inner(), &form).await {
         Ok(visit) => visit,
         Err(response) => return response,

@@ -17,8 +17,9 @@ const WATCH_EVERY: Duration = Duration::from_millis(500);
 const SWEEP_EVERY: Duration = Duration::from_mins(1);
 /// Whoever sweeps goes on doing it; another takes over when it has not been heard of for so long.
 const SWEEP_LEASE: Duration = Duration::from_secs(150);
-/// Between two batches while there is more to take out, so that requests come in between.
-const SWEEP_PAUSE: Duration = Duration::from_millis(20);
+/// Between two rounds while there is more to take out. A row that is taken out changes some five pages, which go through the
+/// log into the file: at a higher rate whoever writes waits for that.
+const SWEEP_PAUSE: Duration = Duration::from_millis(80);
 
 /// Follows the database's change counter. A database that is away is told once, and again when it is back.
 pub async fn watch_registry(ctx: Arc<Context>) {

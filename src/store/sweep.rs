@@ -18,8 +18,10 @@ use super::{Store, StoreError};
 
 /// Retired keys still read the ID tokens that come back as hints, as long as a session may last.
 const KEYS_KEPT: Duration = Duration::from_hours(24 * 400);
-/// Rows taken from one table in one transaction.
-const BATCH: i64 = 200;
+/// Rows taken from one table in one transaction: each may be on pages of its own, and whoever writes waits for it.
+const BATCH: i64 = 50;
+/// Transactions for one table before the next has its turn.
+const TURNS: usize = 4;
 
 /// Diesel cannot delete by a sub-select of the same table; the text is made of our own words and one number.
 fn sweep_table(conn: &mut Conn, table: &str, key: &str, end: &str, before: UnixTime) -> Result<usize, StoreError> {
@@ -31,36 +33,42 @@ fn sweep_table(conn: &mut Conn, table: &str, key: &str, end: &str, before: UnixT
 }
 
 impl Store {
-    /// Ends a batch of sessions that have run out and deletes a batch of dead rows of every kind; how many there were. Rows that a token may still be judged by stay
-    /// until the last such token is dead.
+    /// Ends a batch of sessions that have run out and deletes some batches of dead rows of every kind; how many there were.
+    /// Rows that a token may still be judged by stay until the last such token is dead.
     ///
     /// # Errors
     /// When the database cannot be written.
     pub async fn sweep(&self, now: UnixTime) -> Result<usize, StoreError> {
         let late = now.minus(GRACE);
-        let tables = [
-            ("flows", "flow_digest", now),
-            ("assertion_ids", "assertion_digest", now),
-            ("throttles", "bucket", now),
-            ("links", "link_digest", now),
-            ("sign_outs", "sign_out_digest", now),
-            ("totp_enrolments", "binding_digest", now),
-            ("trusted_browsers", "token_digest", now),
-            ("revocations", "sequence", now),
-            ("grants", "grant_id", late),
-        ];
-        let mut swept = self.write_and_wake(move |conn| end_run_out(conn, BATCH, now)).await?;
-        for (table, key, before) in tables {
-            swept += self.write_one(move |conn| sweep_table(conn, table, key, "expires_at", before)).await?;
-        }
+        let ends = "expires_at";
         // One that has run out while nobody swept is ended first, and its applications told.
         let ended = "ended_at IS NOT NULL AND expires_at";
-        swept += self.write_one(move |conn| sweep_table(conn, "sessions", "session_id", ended, late)).await?;
         // What is neither delivered nor given up waits for whoever delivers it.
         let settled = "(delivered_at IS NOT NULL OR given_up_at IS NOT NULL) AND expires_at";
-        swept += self.write(move |conn| sweep_table(conn, "outbox", "outbox_id", settled, now)).await?;
-        swept +=
-            self.write(move |conn| sweep_table(conn, "activity", "activity_id", "at", now.minus(KEPT_FOR))).await?;
+        let tables = [
+            ("flows", "flow_digest", ends, now),
+            ("assertion_ids", "assertion_digest", ends, now),
+            ("throttles", "bucket", ends, now),
+            ("links", "link_digest", ends, now),
+            ("sign_outs", "sign_out_digest", ends, now),
+            ("totp_enrolments", "binding_digest", ends, now),
+            ("trusted_browsers", "token_digest", ends, now),
+            ("revocations", "sequence", ends, now),
+            ("grants", "grant_id", ends, late),
+            ("sessions", "session_id", ended, late),
+            ("outbox", "outbox_id", settled, now),
+            ("activity", "activity_id", "at", now.minus(KEPT_FOR)),
+        ];
+        let mut swept = self.write_and_wake(move |conn| end_run_out(conn, BATCH, now)).await?;
+        for (table, key, end, before) in tables {
+            for _ in 0..TURNS {
+                let rows = self.write_one(move |conn| sweep_table(conn, table, key, end, before)).await?;
+                swept += rows;
+                if i64::try_from(rows).is_ok_and(|rows| rows < BATCH) {
+                    break;
+                }
+            }
+        }
         let keys = self.write(move |conn| {
             touch(conn)?;
             let rows = sweep_table(conn, "signing_keys", "key_id", "expires_at", now.minus(KEYS_KEPT))?;

@@ -17,7 +17,7 @@ use countersign::domain::flow::{Destination, Flow, Progress};
 use countersign::domain::grant::{Consent, Grant, GrantDetails};
 use countersign::domain::ids::{ClientId, GrantId, SessionId, UserId, uuid_v7};
 use countersign::domain::link::LinkKind;
-use countersign::domain::second_factor::{NewDevice, TrustedBrowser};
+use countersign::domain::second_factor::{FactorUse, NewDevice, TrustedBrowser};
 use countersign::domain::session::{Authentication, Session};
 use countersign::domain::throttle::Bucket;
 use countersign::protocol::metadata::ClientMetadata;
@@ -386,6 +386,55 @@ async fn s55_many_guesses_at_once_are_no_more_than_many_in_a_row() {
     );
     let reopened = Store::open(&world.url).unwrap();
     assert!(reopened.throttled_until(account(), NOW).await.unwrap().is_some());
+}
+
+#[actix_web::test]
+async fn s55_guesses_verified_at_the_same_time_are_counted_one_after_another() {
+    let mut world = World::new().await;
+    let user = world.user.clone();
+    let buckets = || vec![Bucket::account("ada", None), Bucket::network("192.0.2.1")];
+    let wrong = || Failure { buckets: buckets(), account: Some(user.clone()), origin: origin() };
+    let counted = join_all((0..32).map(|_| world.store.record_failure(wrong(), NOW))).await;
+    assert_eq!(counted.into_iter().filter(|until| until.as_ref().unwrap().is_none()).count(), 5);
+    world.store.forget_failures(Bucket::account("ada", None)).await.unwrap();
+    let (counted, right) = {
+        let (again, cookie) = (SessionId::random(), SessionSecret::mint().unwrap().digest());
+        let wrong = join_all((0..32).map(|_| world.store.record_failure(wrong(), NOW)));
+        futures_util::future::join(wrong, world.sign_in_with(&again, cookie, false, SecondFactor::None)).await
+    };
+    let counted = counted.into_iter().filter(|until| until.as_ref().unwrap().is_none()).count();
+    match right {
+        SignIn::Done => assert!((5..=10).contains(&counted), "{counted} before and after the right one"),
+        right => assert!(matches!(right, SignIn::Blocked(_)) && counted == 5, "{right:?}, {counted}"),
+    }
+    // Whoever was right is not slowed by what was counted before.
+    world.store.forget_failures(Bucket::account("ada", None)).await.unwrap();
+    assert_eq!(world.sign_in(true).await, SignIn::Done);
+}
+
+#[actix_web::test]
+async fn s55_what_is_no_sign_in_in_the_end_forgives_no_guess_and_a_sign_in_does() {
+    let mut world = World::new().await;
+    let user = world.user.clone();
+    let account = || vec![Bucket::account("ada", None)];
+    let wrong = || Failure { buckets: account(), account: Some(user.clone()), origin: origin() };
+    for _ in 0..4 {
+        assert_eq!(world.store.record_failure(wrong(), NOW).await.unwrap(), None);
+    }
+    let spent = SecondFactor::Spend(FactorUse::Code { device_id: "none".into(), step: 1 });
+    let (again, cookie) = (SessionId::random(), SessionSecret::mint().unwrap().digest());
+    assert_eq!(world.sign_in_with(&again, cookie, false, spent).await, SignIn::Spent);
+    assert_eq!(world.store.record_failure(wrong(), NOW).await.unwrap(), None);
+    assert!(world.store.throttled_until(account(), NOW).await.unwrap().is_some(), "the fifth in a row");
+    world.store.forget_failures(Bucket::account("ada", None)).await.unwrap();
+    for _ in 0..4 {
+        assert_eq!(world.store.record_failure(wrong(), NOW).await.unwrap(), None);
+    }
+    assert_eq!(world.sign_in(true).await, SignIn::Done);
+    for _ in 0..4 {
+        assert_eq!(world.store.record_failure(wrong(), NOW).await.unwrap(), None);
+    }
+    assert_eq!(world.store.throttled_until(account(), NOW).await.unwrap(), None, "the count began anew");
 }
 
 async fn events(world: &World) -> Vec<Event> {

@@ -365,20 +365,21 @@ mod tests {
         PasswordHasher::start_with(&config, 0).unwrap()
     }
 
+    fn press(hasher: &PasswordHasher) {
+        hasher.token_is_asked_for();
+        hasher.pressure.note(&hasher.pressure.turned_away, Instant::now());
+    }
+
     #[tokio::test]
     async fn s103_who_has_waited_too_long_is_turned_away_although_few_wait() {
         let hasher = hasher_that_rests(1);
-        let under_pressure = || {
-            hasher.token_is_asked_for();
-            hasher.pressure.note(&hasher.pressure.turned_away, Instant::now());
-        };
-        under_pressure();
+        press(&hasher);
         // It takes one piece of work before it looks.
         drop(tokio::time::timeout(Duration::from_millis(200), hasher.hash("a long password".into())).await);
         let began = Instant::now();
         let (waited, ()) = tokio::join!(hasher.hash("a long password".into()), async {
             while began.elapsed() <= LONGEST_WAIT {
-                under_pressure();
+                press(&hasher);
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         });
@@ -389,11 +390,7 @@ mod tests {
     async fn s103_whoever_finds_no_room_is_told_so_before_anything_is_done() {
         let hasher = hasher_that_rests(1);
         assert!(hasher.check_room().is_ok());
-        let under_pressure = || {
-            hasher.token_is_asked_for();
-            hasher.pressure.note(&hasher.pressure.turned_away, Instant::now());
-        };
-        under_pressure();
+        press(&hasher);
         // One may be taken before the thread looks, two wait.
         let hashes = (0..3).map(|_| hasher.hash("a long password".into()));
         let waiting = futures_util::future::join_all(hashes);
@@ -408,16 +405,12 @@ mod tests {
         const THREADS: usize = 2;
         let hasher = hasher_that_rests(THREADS);
         let hash = || hasher.hash("a long password".into());
-        let under_pressure = || {
-            hasher.token_is_asked_for();
-            hasher.pressure.note(&hasher.pressure.turned_away, Instant::now());
-        };
-        under_pressure();
+        press(&hasher);
         // Whoever was waiting for work takes one piece of it before it looks.
         for _ in 0..THREADS {
             drop(tokio::time::timeout(Duration::from_millis(200), hash()).await);
         }
-        under_pressure();
+        press(&hasher);
         let began = Instant::now();
         loop {
             match hash().await {

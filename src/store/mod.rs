@@ -6,7 +6,7 @@
 //!
 //! 1. the change counter (`changed`, `touch`)
 //! 2. the account (`hold`, `hold_alone`, `hold_person`), one alone
-//! 3. counts of guesses (`throttles::hold`)
+//! 3. counts of guesses, by whoever adds to them (`throttles::hold`); they are forgotten anywhere, for those wait for nothing
 //! 4. what hangs on the account or came by mail: links, factors, trusted browsers, consents
 //! 5. the flow
 //! 6. grants, then sessions (`hold_below`, where one is changed before others are ended)

@@ -32,8 +32,12 @@ fn sweep_table(conn: &mut Conn, table: &str, key: &str, end: &str, before: UnixT
     on_backend!(conn, |c| sql_query(text).execute(c)).map_err(StoreError::operation("sweeping"))
 }
 
+fn were_the_last(rows: usize) -> bool {
+    i64::try_from(rows).is_ok_and(|rows| rows < BATCH)
+}
+
 impl Store {
-    /// Ends a batch of sessions that have run out and deletes some batches of dead rows of every kind; how many there were.
+    /// Ends some batches of sessions that have run out and deletes some of dead rows of every kind; how many there were.
     /// Rows that a token may still be judged by stay until the last such token is dead.
     ///
     /// # Errors
@@ -59,12 +63,19 @@ impl Store {
             ("outbox", "outbox_id", settled, now),
             ("activity", "activity_id", "at", now.minus(KEPT_FOR)),
         ];
-        let mut swept = self.write_and_wake(move |conn| end_run_out(conn, BATCH, now)).await?;
+        let mut swept = 0;
+        for _ in 0..TURNS {
+            let rows = self.write_and_wake(move |conn| end_run_out(conn, BATCH, now)).await?;
+            swept += rows;
+            if were_the_last(rows) {
+                break;
+            }
+        }
         for (table, key, end, before) in tables {
             for _ in 0..TURNS {
                 let rows = self.write_one(move |conn| sweep_table(conn, table, key, end, before)).await?;
                 swept += rows;
-                if i64::try_from(rows).is_ok_and(|rows| rows < BATCH) {
+                if were_the_last(rows) {
                     break;
                 }
             }
